@@ -19,13 +19,9 @@ class ReducedOperator(SelfAdjoint):
     ----------
     params_term : Operator or None, (P, P)
         What is added to `parts`, such as the precision of a prior.
-    processes : object or None
-        The processes that compute products together, of which the first one writes files, if each
-        of them has the parameters whole.
     """
 
     params_term: Operator | None = None
-    processes: Any = None
 
     @property
     def parts(self) -> Sequence[tuple[float, Any]]:

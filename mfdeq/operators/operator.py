@@ -7,6 +7,7 @@ methods `dot`, `matvec` and so on validate their operands; within this package o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from numbers import Complex, Real
 from typing import Any
 
@@ -97,6 +98,15 @@ class Operator(LibraryOperator):
         mfdeq.linear.Factor or None
         """
         return None
+
+    @property
+    def processes(self) -> Any:
+        """The processes that compute products together, if each has the vectors whole, or None.
+
+        The first of them writes files for all. Those of a composed operator are those of its parts.
+        """
+        parts = [part for part in vars(self).values() if isinstance(part, Operator)]
+        return first_processes(parts)
 
     @property
     def near(self) -> Operator:
@@ -341,6 +351,11 @@ class Congruence(SelfAdjoint):
 
     def _apply(self, x: Array) -> Array:
         return self.outer._apply_adjoint(self.inner._apply(self.outer._apply(x)))
+
+
+def first_processes(parts: Iterable[Operator]) -> Any:
+    """Return the `processes` of the first operator that has some, or None."""
+    return next((found for part in parts if (found := part.processes) is not None), None)
 
 
 def _is_number(x: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from ..arrays.backend import Array, Backend, host, is_dense, is_sparse
@@ -10,7 +11,7 @@ from ..arrays.sparse import to_canonical_format
 from ..errors import MfdeqError, ModelError
 from .dot_tests import check_adjoint, check_columns
 from .matrix_operator import Matrix
-from .operator import Operator, SelfAdjoint, columnwise
+from .operator import Operator, SelfAdjoint, columnwise, first_processes
 
 # Formats whose entries are one array; those of the others (dok, lil) are Python objects.
 ARRAY_FORMATS = ("csr", "csc", "coo", "bsr", "dia")
@@ -147,6 +148,11 @@ class FromUser(Operator):
         block = getattr(self.op, "rmatmat", None)
         return self._product(y, self.op.rmatvec, block, self.shape[1], "adjoint product")
 
+    @property
+    def processes(self) -> Any:
+        """Those of the operators of which the array library's LinearOperator is composed."""
+        return first_processes(_composed_of(self.op))
+
     def _product(self, x: Array, vector: Any, block: Any, rows: int, what: str) -> Array:
         name = f"the {what} of {self.name}"
         if x.ndim == 2 and (block is None or self._columns_only):
@@ -175,6 +181,15 @@ class FromUser(Operator):
                 raise
         # A solver that breaks down passes NaN.
         return self.backend.check_array(out, shape, name, finite=False)
+
+
+def _composed_of(op: Any) -> Iterator[Operator]:
+    """Yield mfdeq's operators in the sums, products and multiples of scipy or cupyx."""
+    if isinstance(op, Operator):
+        yield op
+    elif hasattr(op, "matvec"):
+        for part in getattr(op, "args", ()):
+            yield from _composed_of(part)
 
 
 def as_symmetric(backend: Backend, given: Any, shape: tuple[int, int], name: str) -> Operator:

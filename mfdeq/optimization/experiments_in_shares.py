@@ -211,8 +211,12 @@ class RemoteHessian(ReducedOperator):
         super().__init__(source, (theta.shape[0], theta.shape[0]))
         self.experiments, self.theta, self.weights = experiments, theta, weights
         self.params_term, self.part = params_term, part
-        self.processes = experiments.processes
         self._report = SolveReport()
+
+    @property
+    def processes(self) -> Any:
+        """The processes of the experiments."""
+        return self.experiments.processes
 
     @property
     def params(self) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..arrays.backend import Array, host
+from ..arrays.backend import Array, Backend, host
 from ..optimization.experiments import Experiments
 from ..optimization.experiments_in_shares import ExperimentsInShares
 from ..optimization.sum_arguments import total_size
@@ -14,24 +14,38 @@ from .arrays import DistributedArray
 from .namespace import concat
 from .ranks import Ranks
 
+PARAM_DTYPES = ("float32", "float64")
 OF_STATES = ("gradient at", "forget")  # requests about states
 
 
 class GroupContents(NamedTuple):
-    """What a group holds: the number of experiments and of their unknowns, and names of models."""
+    """What all ranks know of the experiments of a group.
+
+    Attributes
+    ----------
+    experiments, unknowns : int
+        The numbers of experiments and of their unknowns.
+    models : str
+        The names of the models.
+    state_rtols : dict of str to float
+        The largest relative tolerance of a state, for parameters of each dtype.
+    """
 
     experiments: int
     unknowns: int
     models: str
+    state_rtols: dict[str, float]
 
     @classmethod
     def of(cls, share: Any) -> GroupContents:
         """Describe a sum of experiments, or None."""
         if share is None:
-            return cls(0, 0, "")
+            return cls(0, 0, "", dict.fromkeys(PARAM_DTYPES, 0.0))
         unknowns = sum(total_size(F.model.state_size) for F in share.functionals)
         names = dict.fromkeys(F.name for F in share.functionals)
-        return cls(len(share), unknowns, ", ".join(names))
+        backends = {dtype: Backend.of(host.zeros(0, dtype)) for dtype in PARAM_DTYPES}
+        rtols = {dtype: share.state_rtol(backend) for dtype, backend in backends.items()}
+        return cls(len(share), unknowns, ", ".join(names), rtols)
 
 
 class GroupExperiments(ExperimentsInShares):

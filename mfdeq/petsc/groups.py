@@ -14,6 +14,7 @@ from typing import Any
 
 from ..arguments import count as positive_count
 from ..arguments import one_of
+from ..arrays.backend import host
 from ..errors import ArgumentError
 from ..models.losses import LossBase
 from ..optimization.functional import ON_FAILURE_VALUES
@@ -325,8 +326,8 @@ class GroupedSum(SumFunctional):
 
     def state_rtol(self, backend: Any) -> float:
         """Return the largest relative tolerance of the states."""
-        own = max((F.state_rtol(backend) for F in self.functionals), default=0.0)
-        return max(self.groups.exchange(own))
+        dtype = host.dtype(backend.dtype).name
+        return max(group.state_rtols[dtype] for group in self.experiments.contents)
 
     @property
     def name(self) -> str:

@@ -283,7 +283,7 @@ def eigsh(
             "complete": bool(complete),
         },
         backend,
-        hessian.processes if isinstance(hessian, ReducedOperator) else None,
+        hessian.processes,
     )
     # With a shift, the solves have a bar of their own: few products with H are needed.
     products = CountedOperator(hessian, progress and sigma is None, metric, scaled=True)

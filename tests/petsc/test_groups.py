@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse.linalg
 
 pytest.importorskip("petsc4py")
 
@@ -10,6 +11,7 @@ from support.experiments import P, Rootless, matrices, source
 
 import mfdeq
 import mfdeq.petsc
+from mfdeq.arrays.backend import Backend
 from mfdeq.files import checkpoints
 
 MPI_COMM = PETSc.COMM_WORLD.tompi4py()
@@ -234,10 +236,41 @@ def test_the_first_rank_alone_writes_the_checkpoints_of_a_minimization(tmp_path,
     assert MPI_COMM.allgather(resumed.params.tobytes()) == RANKS * [resumed.params.tobytes()]
 
 
-def test_the_first_rank_alone_writes_the_checkpoints_of_eigenpairs(tmp_path, monkeypatch):
+def identity():
+    """The identity as an operator of scipy, whose sums and products are operators of scipy."""
+    return scipy.sparse.linalg.aslinearoperator(np.eye(P))
+
+
+@pytest.mark.parametrize(
+    "compose",
+    [
+        lambda H: H,
+        lambda H: 2.0 * H,
+        lambda H: mfdeq.Precision(np.ones(P)) + H,
+        lambda H: H @ H,
+        lambda H: H.to_accuracy(1e-9),
+        lambda H: 2.0 * (identity() + H),
+    ],
+    ids=["itself", "multiple", "sum", "product", "inexact", "scipy"],
+)
+def test_the_first_rank_alone_writes_the_checkpoints_of_eigenpairs(tmp_path, monkeypatch, compose):
     written, path = Written(monkeypatch), shared_path(tmp_path, "pairs.npz")
-    H = build(COUNTS[-1])[0].hessian(THETA)
-    found = mfdeq.eigsh(H, 1, checkpoint=path)
-    assert (written.count > 0) == (RANK == 0)
-    again = mfdeq.eigsh(build(COUNTS[-1])[0].hessian(THETA), 1, checkpoint=path)
+    found = mfdeq.eigsh(compose(build(COUNTS[-1])[0].hessian(THETA)), 1, checkpoint=path)
+    wrote = written.count > 0
+    again = mfdeq.eigsh(compose(build(COUNTS[-1])[0].hessian(THETA)), 1, checkpoint=path)
     np.testing.assert_array_equal(again.values, found.values)
+    assert wrote == (RANK == 0)
+
+
+def test_one_rank_alone_can_ask_for_the_largest_tolerance_of_all_groups():
+    known, groups = experiments(), mfdeq.petsc.Groups(PETSc.COMM_WORLD, COUNTS[-1])
+    rtols = [1e-8, 1e-9, None, 1e-7, 1e-6]
+
+    def experiment(i):
+        F = known[i].functional
+        return mfdeq.ReducedFunctional(F.model, F.loss, rtol=rtols[i])
+
+    F = groups.sum(experiment, 5, distributed=False)
+    if RANK == 0:
+        assert F.state_rtol(Backend.of(THETA)) == 1e-6
+    MPI_COMM.Barrier()
