@@ -78,12 +78,12 @@ def streams(model: Groundwater, rows: int) -> mfdeq.LeastSquares:
     return mfdeq.LeastSquares(channels, model.surface[channels], weights=NOISE**-2)
 
 
-def summary(eq: mfdeq.Equilibrium, loss: mfdeq.LeastSquares) -> dict:
+def summary(eq: mfdeq.Equilibrium, loss: mfdeq.LeastSquares, rows: int) -> dict:
     """Return the quantities of interest of a case."""
     depth = eq.model.surface - eq.state
     leading = mfdeq.eigsh(eq.hessian(loss).gauss_newton, 1, "LA", rtol=1e-4)
     return {
-        "depth": depth.astype(np.float32),
+        "depth": depth.astype(np.float32).reshape(rows, -1),  # the report shows maps
         "mean_depth": depth.mean(),
         "wet_share": np.mean(depth < WET_DEPTH),
         "misfit": loss.value(eq.state, eq.params),
@@ -97,17 +97,16 @@ def case(rng, rows: int, wetness: float, length: float, start=None) -> dict:
     """Return the results of a case; `start` holds the heads of a similar case."""
     model = valley(rng, rows, wetness, length)
     eq = mfdeq.solve(model, conductivities(model), start)
-    return {"heads": eq.state, **summary(eq, streams(model, rows))}
+    return {"heads": eq.state, **summary(eq, streams(model, rows), rows)}
 
 
 # --- the study -----------------------------------------------------------------------------------
 
 
-def draw(path: Path, records: list, rows: int) -> None:
+def draw(path: Path, records: list) -> None:
     """Save the figure: the effect of the recharge, and the scatter of the water table."""
     wetness = np.array([record.params["wetness"] for record in records])
     length = np.array([record.params["length"] for record in records])
-    shape = load_terrain(rows).elevation.shape
     depths = np.stack([record.outputs["depth"] for record in records])
 
     fig, axes = plt.subplots(1, 3, figsize=(14, 3.9), layout="constrained")
@@ -121,7 +120,7 @@ def draw(path: Path, records: list, rows: int) -> None:
     axes[0].set_title("More rain raises the water table", loc="left")
     axes[1].set_title("and wets more of the ground", loc="left")
     fig.colorbar(points, ax=axes[1], label="correlation length, m")
-    image = axes[2].imshow(depths.std(axis=0).reshape(shape), "magma")
+    image = axes[2].imshow(depths.std(axis=0), "magma")
     axes[2].set_title(f"Where it varies most, {len(records)} cases", loc="left")
     axes[2].set_axis_off()
     fig.colorbar(image, ax=axes[2], shrink=0.8, label="standard deviation of the depth, m")
@@ -141,7 +140,8 @@ def main(arguments: list[str] | None = None) -> None:
     study = mfdeq.Study(options.directory or f"recharge_{options.size}")
     params = {"wetness": loguniform(0.4, 2.5), "length": loguniform(200, 1500), "rows": size.rows}
     cases = sample(params, size.cases, method="halton")
-    records = study.map(case, cases, workers=size.workers, warm={"start": "heads"})
+    units = {"wetness": "1e-8 m/s", "length": "m", "depth": "m", "mean_depth": "m", "heads": "m"}
+    records = study.map(case, cases, workers=size.workers, warm={"start": "heads"}, units=units)
 
     done = [record for record in records if record.status == "done"]
     print(study.status())
@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
         values = np.array([record.outputs[name] for record in done])
         low, middle, high = np.quantile(values, (0.1, 0.5, 0.9))
         print(f"{name:<18} median {middle:9.4g}, 10 % to 90 %: {low:.4g} to {high:.4g}")
-    draw(Path("recharge.png"), done, size.rows)
+    draw(Path("recharge.png"), done)
     page = study.store.directory / "report.html"
     page.write_text(study.to_html(), "utf-8")
     print(f"figure: recharge.png; report: {page}")

@@ -81,7 +81,7 @@ def drawings(
         elif rows is not None and rows.dtype.kind in "iuf":  # neither strings nor complex numbers
             draw = functools.partial(_draw_band, rows=rows, label=label(name))
             yield f"{name} by index", SMALL, _on_axes(draw)
-    for title, name, panels in maps_of(done, arrays):
+    for title, name, panels in maps_of(done, units, arrays):
         panels = [(_escape(of), image) for of, image in panels]
         yield title, WIDE, functools.partial(draw_maps, panels=panels, label=label(name))
     for output, y in outputs.items():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..arrays.backend import Array, host
@@ -14,32 +15,36 @@ MAX_PANELS = 6
 COLUMNS = 3
 MAX_PIXELS = 240  # along a side of a map; of larger arrays every second, third, ... row is drawn
 MAX_LABELS = 3  # parameters above a map
+MIN_OTHER_SIGN = 0.1  # of the largest magnitude, from which zero is in the middle of the colours
 MAX_ASPECT = 5.0  # of the sides of an array whose cells are drawn as squares
 
 Panel = tuple[str, Array]
+Describe = Callable[[Mapping[str, Any]], str]
 
 
-def maps_of(done: Sequence[Record], arrays: IntactArrays) -> Iterator[tuple[str, str, list[Panel]]]:
+def maps_of(
+    done: Sequence[Record], units: Mapping[str, str], arrays: IntactArrays
+) -> Iterator[tuple[str, str, list[Panel]]]:
     """Yield the title, the name and the panels of each field.
 
     Of an array with two dimensions, panels are cases; of one with three, they are places along
     the first axis, such as times, of one case.
     """
-    differing = _differing_params(done)
+    describe = functools.partial(_describe, names=_differing_params(done), units=units)
     names = dict.fromkeys(name for record in done for name in record.outputs)
     for name in names:
         for dimensions in (2, 3):
             chosen = [r for r in done if _is_field(r.outputs.shape(name), dimensions)]
-            panels = _cases(chosen, name, arrays, differing) if dimensions == 2 else []
+            panels = _cases(chosen, name, arrays, describe) if dimensions == 2 else []
             title = f"maps of {name}"
             if dimensions == 3:
-                title, panels = _slices(chosen, name, arrays, differing)
+                title, panels = _slices(chosen, name, arrays, describe)
             if panels:
                 yield title, name, panels
 
 
 def draw_maps(figure: Any, panels: Sequence[Panel], label: str) -> None:
-    """Draw panels with one scale of colours: around white if there are values of both signs."""
+    """Draw panels with one scale of colours: around white if values of both signs matter."""
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -69,23 +74,23 @@ def _is_field(shape: tuple[int, ...], dimensions: int) -> bool:
 
 
 def _cases(
-    chosen: Sequence[Record], name: str, arrays: IntactArrays, differing: Sequence[str]
+    chosen: Sequence[Record], name: str, arrays: IntactArrays, describe: Describe
 ) -> list[Panel]:
     panels = []
     for record in _spread([r for r in chosen if arrays.is_readable(r, name)]):
         values = arrays.read(record, name)
         if values is not None and values.dtype.kind in "biuf":
-            panels.append((_describe(record.params.plain, differing), values.astype(float)))
+            panels.append((describe(record.params.plain), values.astype(float)))
     return panels
 
 
 def _slices(
-    chosen: Sequence[Record], name: str, arrays: IntactArrays, differing: Sequence[str]
+    chosen: Sequence[Record], name: str, arrays: IntactArrays, describe: Describe
 ) -> tuple[str, list[Panel]]:
     for record in chosen:
         values = arrays.read(record, name)
         if values is not None and values.dtype.kind in "biuf":
-            case = _describe(record.params.plain, differing)
+            case = describe(record.params.plain)
             title = f"maps of {name} by its first index, case {case}".removesuffix(", case ")
             indices = _spread(range(len(values)))
             return title, [(f"{name}[{i}]", values[i].astype(float)) for i in indices]
@@ -105,17 +110,18 @@ def _differing_params(done: Sequence[Record]) -> list[str]:
     return [name for name in names if len({repr(table.get(name)) for table in tables}) > 1]
 
 
-def _describe(params: Mapping[str, Any], names: Sequence[str]) -> str:
+def _describe(params: Mapping[str, Any], names: Sequence[str], units: Mapping[str, str]) -> str:
     shown = [name for name in names if name in params][:MAX_LABELS]
     values = [f"{params[n]:.4g}" if isinstance(params[n], float) else params[n] for n in shown]
-    return ", ".join(f"{name} {str(x)[:20]}" for name, x in zip(shown, values, strict=True))
+    texts = [f"{name} {str(x)[:20]}" for name, x in zip(shown, values, strict=True)]
+    return ", ".join(f"{x} {units.get(n, '')}".rstrip() for n, x in zip(shown, texts, strict=True))
 
 
 def _colours(images: Sequence[Array]) -> dict[str, Any]:
     finite = [image[host.isfinite(image)] for image in images]
     low = min((float(x.min()) for x in finite if x.size), default=0.0)
     high = max((float(x.max()) for x in finite if x.size), default=1.0)
-    if low < 0.0 < high:
-        top = max(-low, high)
+    top = max(-low, high)
+    if min(-low, high) >= MIN_OTHER_SIGN * top > 0.0:
         return {"cmap": "RdBu_r", "vmin": -top, "vmax": top}
     return {"cmap": "viridis", "vmin": low, "vmax": high}

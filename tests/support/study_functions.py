@@ -97,6 +97,7 @@ def fields(x):
     return {
         "depth": 1.0 + signed**2,
         "signed": signed,
+        "almost_positive": signed**2 - 0.1,
         "steps": np.stack([t * signed for t in range(9)]),
         "eigenvalues": x * np.array([0.5, -3.0, 2.0, 1e-3]),
         "words": np.array([["a", "b"], ["c", "d"]]),
