@@ -141,7 +141,18 @@ class RecordedStudy(ShownAsTable):
         return read_status(self.store)
 
     def sessions(self) -> list[Session]:
-        """Return one `Session` for each call of `map`, in their order."""
+        """Return one `Session` for each call of `map`, in their order.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import mfdeq
+        >>> study = mfdeq.Study(tempfile.mkdtemp())
+        >>> _ = study.map(lambda x: {"square": x**2}, [{"x": 3.0}], workers=0)
+        >>> [session] = study.sessions()
+        >>> "numpy" in session.provenance["packages"]
+        True
+        """
         return read_sessions(self.store)
 
     def to_pandas(self) -> Any:
