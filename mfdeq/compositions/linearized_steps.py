@@ -104,11 +104,20 @@ class FactorsOfSteps:
     counts : LinearCounts
     limit : int or None
         The number of factors that are held.
+
+    Attributes
+    ----------
+    names : dict of str
+        The names of all factors so far, in order.
+    borrowed : int
+        The number of steps that were solved with the factor of another step, which is that of
+        their own matrix as well if all steps share theirs.
     """
 
     def __init__(self, solver: Solver, counts: LinearCounts, limit: int | None) -> None:
         self.solver, self.counts = solver, counts
         self.names: dict[str, None] = {}
+        self.borrowed = 0
         self._held: Held[tuple[Operator, Factor]] = Held(limit)
 
     def of(self, D: Operator, k: int) -> Factor:
@@ -143,6 +152,11 @@ class FactorsOfSteps:
         return factor
 
     @property
+    def limit(self) -> int | None:
+        """The number of factors that are held; None for all."""
+        return self._held.limit
+
+    @property
     def current(self) -> list[Factor]:
         """The factors at hand."""
         return [factor for _, factor in self._held.values()]
@@ -155,7 +169,7 @@ class FactorsOfSteps:
     def counted_in(self, counts: LinearCounts) -> FactorsOfSteps:
         """Return the same factors, whose later work is counted elsewhere."""
         other = FactorsOfSteps(self.solver, counts, self._held.limit)
-        other.names = dict(self.names)
+        other.names, other.borrowed = dict(self.names), self.borrowed
         with lock_of(self):
             for key, (D, factor) in self._held.items():
                 other._held[key] = D, factor.counted_in(PartCounts(counts))

@@ -80,6 +80,7 @@ class _March:
         solver.held = None
         if isinstance(held, SubstitutionFactor) and held.backend == backend:
             self.factors = held.factors.only(self.steps.shared_matrices, counts)
+            self.factors.borrowed = 0
         else:
             self.factors = FactorsOfSteps(self._solver_of_steps(), counts, model.checkpoints)
         self.limit = model.checkpoints
@@ -148,6 +149,8 @@ class _March:
                 self._judge(trial, after, change)
                 if fresh:
                     self._linearize_solution(k, trial, previous)
+                else:
+                    self.factors.borrowed += 1
                 return trial
             limit = MAX_NEWTON_CONTRACTION if fresh else MAX_CHORD_CONTRACTION
             if reached <= limit * level:

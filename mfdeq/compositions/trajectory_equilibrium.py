@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from ..arrays.backend import Array
@@ -9,9 +10,12 @@ from ..arrays.memory import translate_memory_errors
 from ..equilibrium.conditioning import SmallestSingular, singular_state_error, smallest_singular
 from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.gradients import reduced_gradient
+from ..equilibrium.null_vectors import NullVectors, find_null_vectors
+from ..equilibrium.singularity import describe
 from ..equilibrium.uniqueness import Examined
 from ..errors import ConvergenceError, SingularStateError
 from ..linear.rounding import MIN_DIGITS, rounding_digits
+from ..linear.scaling import Scaling
 from ..locks import cached_property
 from ..models.losses import LossBase
 from .substitution import SubstitutionFactor
@@ -139,10 +143,16 @@ class TrajectoryEquilibrium(Equilibrium):
         return model.at(self.params).start
 
     def judge_uniqueness(self) -> None:
-        """Judge whether the trajectory is unique, as each of its steps was solved."""
+        """Judge whether the trajectory is unique: each step with a factor of its own was solved."""
         held = self.solver.held
         if isinstance(held, SubstitutionFactor) and not held.iterative and held.factors.names:
+            borrowed, steps = held.factors.borrowed, held.linearized
             self.report.uniqueness = "judged"
+            if borrowed and steps.at(0).D is not steps.at(steps.count - 1).D:
+                self.report.uniqueness = (
+                    f"not judged: {borrowed} of the {steps.count} steps were solved with the "
+                    "factor of another one; the first derivative factorizes their matrices"
+                )
             return
         super().judge_uniqueness()
 
@@ -160,20 +170,60 @@ class TrajectoryEquilibrium(Equilibrium):
         matrices = {
             id(working.linearized.at(k).D): k for k in (0, count // 2, count - 1)[:EXAMINED_STEPS]
         }
-        for k in matrices.values():
-            own = working.at(k)
+        every = working.factors.limit is None  # all are held for the derivatives
+        for k in range(count) if every else matrices.values():
             try:
+                own = working.at(k)
+                if k not in matrices.values():
+                    continue
                 smallest = smallest_singular(own, None, own.working.scaling)
                 x, w = smallest.right, smallest.left / smallest.value
                 digits = rounding_digits(own.A, x, w)
                 if digits < MIN_DIGITS:
                     raise singular_state_error(digits, f"to working precision in step {k}")
             except (ConvergenceError, SingularStateError) as error:
-                error.best, error.report = self.state, report
-                raise
+                return self._singular(working, k, error)
             found.append((digits, smallest))
         report.record_solver(factor.name, self.solver.choices)
         report.digits_left = min(digits for digits, _ in found)
         report.smallest_singular = min(smallest.value for _, smallest in found)
         report.uniqueness = "judged"
         return Examined(factor, found[0][1], True, None)
+
+    def _singular(
+        self, working: SubstitutionFactor, k: int, error: ConvergenceError | SingularStateError
+    ) -> Examined:
+        """Describe how A is singular where the matrix of step k is; else raise the error."""
+        report, A = self._report, self.linearized.A
+        null = find_null_vectors(working.linearized.at(k).D)
+        if null is None:
+            error.best, error.report = self.state, report
+            raise error
+        right, left = self._through_steps(working, k, *null.unscaled)
+        digits = error.digits if isinstance(error, SingularStateError) else 0.0
+        null = NullVectors(A, Scaling(), right, left)
+        singularity = describe(self.problem, self.state, self.linearized, null, digits=digits)
+        report.digits_left, report.uniqueness = digits, f"no: {singularity.kind}"
+        report.smallest_singular = 0.0
+        return Examined(None, SmallestSingular(0.0, left, right), False, singularity)
+
+    def _through_steps(
+        self, working: SubstitutionFactor, k: int, right: Array, left: Array
+    ) -> tuple[Array, Array]:
+        """Continue null vectors of D_k to those of A: D_j x_j = -L_j x_{j-1}, and the adjoint.
+
+        They end at another step whose matrix is singular.
+        """
+        backend, steps = self.backend, working.linearized
+        x, y = (backend.zeros(*self.steps.shape) for _ in range(2))
+        x[k, :], y[k, :] = right, left
+        with contextlib.suppress(ConvergenceError, SingularStateError):
+            for j in range(k + 1, steps.count):
+                x[j, :] = -working.at(j).solve(steps.at(j).L._apply(x[j - 1, :]))
+        with contextlib.suppress(ConvergenceError, SingularStateError):
+            for j in range(k - 1, -1, -1):
+                y[j, :] = -working.at(j).solve_adjoint(
+                    steps.at(j + 1).L._apply_adjoint(y[j + 1, :])
+                )
+        x, y = steps.join(x), steps.join(y)
+        return x / backend.norm(x), y / backend.norm(y)

@@ -30,7 +30,7 @@ INVERSE_ITERATIONS = 3
 MAX_CANCELLATION_ROUNDINGS = 1e4  # |A v| beside |A| |v| of a null vector, in rounding units
 MAX_BORDERED_ERROR = 1e-6  # of a solve with A bordered by its null vectors
 MAX_LOST_ROUNDINGS = 100.0  # a product or a direction of this size, in rounding units, is rounding
-MAX_EMPTY_SHARE = 1e-6  # of the terms of other vectors, up to which those of one are rounding
+MAX_ROUNDING_SHARE = 1e-6  # of the largest entry of a null vector, of entries that may be rounding
 GAP = 10.0  # ratio to the least singular value up to which others are zero as well
 # Steps of the residual method, where A is not factorized. Each keeps two vectors.
 MIN_SEARCH_STEPS, MAX_SEARCH_STEPS, MAX_SEARCH_ENTRIES = 30, 300, 6_000_000
@@ -99,40 +99,25 @@ class NullVectors:
 
 def cancellation(A: Operator, x: Array, scaling: Scaling, adjoint: bool = False) -> float:
     """Return |A x| beside |A| |x|, or the same of the adjoint, with rows in units of `scaling`."""
-    return _share(*_sizes(A, x, scaling, adjoint))
-
-
-def null_residual(A: Operator, x: Array, scaling: Scaling, adjoint: bool = False) -> float:
-    """Return the `cancellation` of a vector that may be null.
-
-    One in an empty column has no terms but those of its rounding errors, which are compared with
-    the terms of other vectors of its length.
-    """
-    product, terms = _sizes(A, x, scaling, adjoint)
-    to_own_units, from_own_units = scaling.multiply_columns, scaling.divide_columns
-    if adjoint:
-        to_own_units, from_own_units = scaling.multiply_rows, scaling.divide_rows
-    ones = A.backend.zeros(x.shape[0]) + 1.0
-    _, typical = _sizes(A, to_own_units(ones), scaling, adjoint, with_product=False)
-    typical *= A.backend.norm(from_own_units(x)) / x.shape[0] ** 0.5
-    return _share(product, typical if terms <= MAX_EMPTY_SHARE * typical else terms)
-
-
-def _sizes(
-    A: Operator, x: Array, scaling: Scaling, adjoint: bool, with_product: bool = True
-) -> tuple[float, float]:
-    """Return |A x| and |A| |x|, or the same of the adjoint, with rows in units of `scaling`."""
     norm = A.backend.norm
     scaled = scaling.multiply_columns if adjoint else scaling.multiply_rows
     operator: Any = A.H if adjoint else A  # type: ignore[attr-defined]
-    product = norm(scaled(operator._apply(x))) if with_product else 0.0
-    return product, norm(scaled(operator.abs_apply(x)))
-
-
-def _share(product: float, terms: float) -> float:
+    product = norm(scaled(operator._apply(x)))
+    terms = norm(scaled(operator.abs_apply(x)))
     if terms == 0.0:
         return 0.0
     return product / terms if math.isfinite(product) else math.inf
+
+
+def null_residual(A: Operator, x: Array, scaling: Scaling, adjoint: bool = False) -> float:
+    """Return the `cancellation` of a vector that may be null, with or without its small entries.
+
+    One in an empty column has no terms but those of the rounding errors in its other entries.
+    """
+    xp = A.backend.xp
+    size = xp.abs((scaling.divide_rows if adjoint else scaling.divide_columns)(x))
+    large = xp.where(size > MAX_ROUNDING_SHARE * xp.max(size), x, 0.0 * x)
+    return min(cancellation(A, y, scaling, adjoint) for y in (x, large))
 
 
 def find_null_vectors(

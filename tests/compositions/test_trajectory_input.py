@@ -307,3 +307,52 @@ def test_a_matrix_that_is_changed_in_place_is_seen():
     ]
     loss = mfdeq.LeastSquares(observe=[100], data=np.ones(1))
     np.testing.assert_array_equal(eqs[0].gradient(loss), eqs[1].gradient(loss))
+
+
+class Epidemic(mfdeq.StepModel):
+    """Susceptible, infected and removed shares; one step may repeat an equation."""
+
+    state_size, param_size, state_names = 3, 2, ("s", "i", "r")
+
+    def __init__(self, repeats_in=None):
+        self.repeats_in = repeats_in
+
+    def residual(self, h, previous, theta, k):
+        caught, healed = theta[0] * h[0] * h[1], theta[1] * h[1]
+        R = h - previous - 0.1 * np.array([-caught, caught - healed, healed])
+        if k == self.repeats_in:
+            R[2] = R[0]
+        return R
+
+    def linearize(self, h, previous, theta, k):
+        b, c = theta
+        J = np.array([[-b * h[1], -b * h[0], 0.0], [b * h[1], b * h[0] - c, 0.0], [0.0, c, 0.0]])
+        f_theta = np.array([[-h[0] * h[1], 0.0], [h[0] * h[1], -h[1]], [0.0, h[1]]])
+        D, L, B = np.eye(3) - 0.1 * J, -np.eye(3), -0.1 * f_theta
+        if k == self.repeats_in:
+            D[2], L[2], B[2] = D[0], L[0], B[0]
+        return mfdeq.StepLinearization(D, L, B)
+
+
+@pytest.mark.parametrize("k", [7, 19])
+def test_a_singular_step_that_another_factor_solved_is_named_at_a_derivative(k):
+    model = mfdeq.trajectory(Epidemic(k), 20, np.array([0.9, 0.1, 0.0]))
+    eq = mfdeq.solve(model, np.array([2.0, 0.5]))
+    assert eq.report.uniqueness.startswith("not judged: 1")
+    with pytest.raises(mfdeq.SingularStateError, match=f"r of step {k}") as caught:
+        eq.gradient(mfdeq.LeastSquares(np.arange(58, 60), np.zeros(2)))
+    error = caught.value
+    assert list(error.unknowns) == list(range(3 * k + 2, 60, 3))  # the later steps keep r
+    assert list(error.equations) == [3 * k, 3 * k + 2]
+    A = eq.state_operator
+    np.testing.assert_allclose(A @ error.right, np.zeros(60), atol=1e-12)
+    np.testing.assert_allclose(A.H @ error.left, np.zeros(60), atol=1e-12)
+    assert error.best is not None
+
+
+def test_a_trajectory_is_judged_where_each_step_has_its_own_factor_or_all_share_one():
+    model = mfdeq.trajectory(Epidemic(), 20, np.array([0.9, 0.1, 0.0]))
+    eq = mfdeq.solve(model, np.array([2.0, 0.5]))
+    assert eq.report.uniqueness.startswith("not judged")
+    eq.gradient(mfdeq.LeastSquares(np.arange(3), np.zeros(3)))
+    assert eq.report.uniqueness == "judged"
