@@ -16,6 +16,7 @@ from ..models.elimination import Projection, StateBlock
 from ..models.problem import Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
+from .constrained_starts import perturbed
 from .equilibrium import Equilibrium
 from .gauges import IMBALANCE_ROUNDINGS
 from .naming import listed
@@ -249,18 +250,38 @@ class ConstrainedEquilibrium(Equilibrium):
             imbalance=self.imbalance,
         )
 
+    @property
+    def _combines_zero_rows(self) -> bool:
+        """Whether the basis has parts in equations whose derivatives vanish at the state."""
+        A = self.base.A
+        ones = self.backend.zeros(A.shape[1]) + 1.0
+        sizes = array_on_host(A.abs_apply(ones))
+        rounding = max(self.backend.eps, self.linearization.state_accuracy)
+        zero = sizes <= rounding * sizes.max()
+        return bool(array_on_host(self.projection.basis)[zero].any())
+
+    def _allowed_defect(self, accuracy: float) -> float:
+        """Return the largest defect of a basis for an A of this relative accuracy."""
+        return max(MAX_GIVEN_DEFECT, 10.0 * accuracy, 100.0 * self.backend.eps)
+
     def _check_basis(self) -> None:
         """Raise an error if a basis was given that is none."""
-        defects = self._defects
-        accuracy = max(10.0 * self.linearization.state_accuracy, 100.0 * self.backend.eps)
+        defects, where = self._defects, ""
+        allowed = self._allowed_defect(self.linearization.state_accuracy)
+        if max(defects) <= allowed and self._combines_zero_rows:
+            # W'A vanishes for any W in rows that are zero at this state: ask a generic one.
+            base = self.constrained.base(self.problem.theta)
+            there = base.linearize_trial(perturbed(self.problem, self.state))
+            if there is not None:
+                defects, where = null_defects(there.A, self.projection.basis), " at a state nearby"
+                allowed = self._allowed_defect(there.linearization.state_accuracy)
         k = int(host.argmax(defects))
-        if defects[k] <= max(MAX_GIVEN_DEFECT, accuracy):
+        if defects[k] <= allowed:
             return
         raise ArgumentError(
             "redundant: expected combinations of equations that vanish, with W'A = 0, got a "
-            f"column {k} with W'A of {defects[k]:.1e} of its terms: pass the left null vectors of "
-            "A, or "
-            'redundant="detect" to find them'
+            f"column {k} with W'A of {defects[k]:.1e} of its terms{where}: pass the left null "
+            'vectors of A, or redundant="detect" to find them'
         )
 
 

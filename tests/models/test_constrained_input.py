@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from support.refusing import refused, table
 
 import mfdeq
@@ -376,3 +377,70 @@ def test_verify_says_why_parameters_nearby_have_no_equilibrium():
     found = mfdeq.verify(model, np.array([1.0, 0.0, -1.0]))
     assert found.verdict == "INCONCLUSIVE"
     assert re.search("points nearby have no value: ConvergenceError: .*not consistent", str(found))
+
+
+def by_complex_step(square):
+    def residual(h, theta):
+        return np.stack([h[0] + h[1] - theta[0], square * (h[0] - h[1]) ** 2])
+
+    return mfdeq.from_function(residual, 2, 1, "residual")
+
+
+def by_differences(square):
+    def residual(h, theta):  # of real numbers only
+        return np.array([h[0] + h[1] - theta[0], square * np.hypot(h[0] - h[1], 0.0) ** 2])
+
+    return mfdeq.from_function(residual, 2, 1, "residual")
+
+
+def by_jax(square):
+    jnp = pytest.importorskip("jax.numpy")
+
+    def residual(h, theta):
+        return jnp.stack([h[0] + h[1] - theta[0], square * (h[0] - h[1]) ** 2])
+
+    return mfdeq.from_jax(residual, np.zeros(2), np.zeros(1), "residual")
+
+
+class ByHand(mfdeq.ResidualModel):
+    state_size, param_size = 2, 1
+
+    def __init__(self, square):
+        self.square = square
+
+    def residual(self, h, theta):
+        return np.array([h[0] + h[1] - theta[0], self.square * (h[0] - h[1]) ** 2])
+
+    def linearize(self, h, theta):
+        slope = 2.0 * self.square * (h[0] - h[1])
+        A = sp.csr_matrix([[1.0, 1.0], [slope, -slope]])
+        return mfdeq.Linearization(A, np.array([[-1.0], [0.0]]))
+
+
+# Differences of a derivative that is zero have no digits.
+NO_DIGITS = pytest.mark.filterwarnings("ignore::mfdeq.AccuracyWarning")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [by_complex_step, pytest.param(by_differences, marks=NO_DIGITS), by_jax, ByHand],
+)
+def test_a_basis_of_rows_that_vanish_at_the_state_alone_is_refused(source):
+    def solve(square):
+        constraint = mfdeq.LinearConstraint(np.array([1.0, -1.0]))
+        model = mfdeq.constrain(source(square), constraint, redundant=np.array([0.0, 1.0]))
+        return mfdeq.solve(model, np.ones(1))
+
+    with pytest.raises(ArgumentError, match=r"W'A = 0, got a column 0 .* at a state nearby"):
+        solve(1.0)
+    np.testing.assert_allclose(solve(0.0).state, [0.5, 0.5])  # redundant everywhere
+
+
+def test_a_basis_is_refused_where_the_derivative_is_zero():
+    model = mfdeq.constrain(
+        mfdeq.from_function(lambda h, theta: (h - theta) ** 2, 2, 2, "residual"),
+        mfdeq.LinearConstraint(np.eye(2), lambda theta: theta, lambda theta: np.eye(2)),
+        redundant=np.eye(2),
+    )
+    with pytest.raises(ArgumentError, match=r"redundant: .* at a state nearby"):
+        mfdeq.solve(model, np.ones(2))

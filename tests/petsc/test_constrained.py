@@ -357,3 +357,21 @@ def test_functionals_spectra_and_branches_agree_with_one_machine():
     ends = branch.points[-1], reference.points[-1]
     np.testing.assert_allclose(ends[0].state.gathered(), ends[1].state, rtol=1e-7)
     assert ends[0].unstable == ends[1].unstable
+
+
+def squared_difference(h, theta):
+    """Return residuals of which the second has no derivative where the unknowns are equal."""
+    sum_, difference = h[0] + h[1] - theta[0], h[0] - h[1]
+    return sum_ * np.array([1.0, 0.0]) + difference**2 * np.array([0.0, 1.0])
+
+
+def test_a_basis_of_rows_that_vanish_at_the_state_alone_is_refused_on_all_ranks():
+    model = mfdeq.petsc.distributed(
+        mfdeq.constrain(
+            mfdeq.from_function(squared_difference, 2, 1, "residual"),
+            mfdeq.LinearConstraint(np.array([1.0, -1.0])),
+            redundant=np.array([0.0, 1.0]),
+        )
+    )
+    with pytest.raises(mfdeq.ArgumentError, match=r"redundant: .* at a state nearby"):
+        mfdeq.petsc.solve(model, vec_of(np.ones(1)))
