@@ -1,6 +1,9 @@
 """The search of the built documentation, ranked as Sphinx's searchtools.js does, without a browser.
 
 python -m tests.support.site_search docs/_build/html docs/search_words.csv
+
+Build the site with the option -E before: otherwise Sphinx forgets the index entries of pages that
+it does not read again, and words that lead to them are missed.
 """
 
 import csv
