@@ -242,6 +242,10 @@ class ConstrainedModel(Model):
         """Check a loss as the model without constraints does."""
         self.of.check_loss(loss)
 
+    def prior_of_params(self, prior: Any) -> Any:
+        """Return a prior as the model without constraints takes it."""
+        return self.of.prior_of_params(prior)
+
     def initial_state(self, theta: Array) -> Array | None:
         """Return the initial state of the model without constraints."""
         return self.of.initial_state(theta)

@@ -128,6 +128,16 @@ class Model:
     def check_loss(self, loss: Any) -> None:
         """Raise `ArgumentError` if the loss cannot be used with equilibria of this model."""
 
+    def prior_of_params(self, prior: Any) -> Any:
+        """Return a `QuadraticPrior` for parameters as the model takes them, or raise an error."""
+        size: Any = self.param_size
+        if isinstance(size, tuple) and prior.has_host_arrays:
+            raise ArgumentError(
+                f"prior: expected a precision and a mean of PETSc's for {self.display_name}, a Mat "
+                "or Vec and a Vec or numbers, got arrays of numpy or scipy"
+            )
+        return prior
+
     def initial_state(self, theta: Array) -> Array | None:
         """Return the default initial state of solvers.
 

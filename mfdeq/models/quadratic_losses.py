@@ -15,7 +15,7 @@ from ..locks import cached_property
 from ..operators.dot_tests import check_symmetric
 from ..operators.matrix_operator import Diagonal, Matrix
 from ..operators.operator import Operator, Product
-from ..operators.user_operators import as_operator
+from ..operators.user_operators import as_operator, backend_of
 from .curvature import BlockCurvature, CurvatureOperator
 from .losses import LossBase
 from .vectors import is_foreign, tensor_on_host
@@ -250,6 +250,12 @@ class QuadraticPrior(QuadraticLoss):
                 _check_not_negative(precision, "precision of QuadraticPrior")
             self.mean = copy_of_numbers(mean, "mean of QuadraticPrior")
 
+    @property
+    def has_host_arrays(self) -> bool:
+        """Whether the precision or the mean is an array, which is not distributed over ranks."""
+        given = [x for x in (self.precision, self.mean) if not isinstance(x, Real)]
+        return any(not backend_of(x).library.distributed for x in given)
+
     def _convert(self, backend: Backend, param_size: int) -> tuple[Operator, Any]:
         """Return R and μ."""
         operator, mean = self._operator(backend, param_size), self.mean
@@ -295,7 +301,7 @@ class QuadraticPrior(QuadraticLoss):
 
     def curvature_operator(self, h: Array, theta: Array) -> CurvatureOperator:
         """Return ∇²L, whose only nonzero block is the parameter block R."""
-        backend = Backend.of(h)
+        backend = Backend.of(theta)
         block = self.operator(backend, theta.shape[0])
         return BlockCurvature(backend, theta.shape[0], h.shape[0], [block, None, None])
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from concurrent import futures
 from numbers import Real
@@ -12,6 +14,7 @@ from ..arguments import count as positive_count
 from ..arrays.backend import host
 from ..errors import ArgumentError, short_repr
 from ..models.losses import LossBase
+from ..models.model import Model
 from ..models.quadratic_losses import QuadraticPrior
 
 
@@ -120,6 +123,15 @@ def checked_prior(prior: Any) -> LossBase:
                 f"{type(term).__name__}. Add a loss of the state to that of an experiment"
             )
     return prior
+
+
+def prior_for(model: Any, prior: LossBase | None) -> LossBase | None:
+    """Return a prior for parameters as a model takes them, such as Vecs."""
+    if prior is None or not isinstance(model, Model):
+        return prior
+    terms = [(factor, model.prior_of_params(term)) for factor, term in prior.weighted_terms]
+    scaled = [term if factor == 1.0 else factor * term for factor, term in terms]
+    return functools.reduce(operator.add, scaled)
 
 
 def checked_executor(executor: Any) -> futures.Executor | None:

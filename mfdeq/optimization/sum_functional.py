@@ -23,6 +23,7 @@ from .sum_arguments import (
     checked_functionals,
     checked_weights,
     drawn,
+    prior_for,
     total_size,
     without_sums,
 )
@@ -147,6 +148,7 @@ class SumFunctional(Summable):
             given, factors, names, prior
         )
         check_param_sizes(self.functionals)
+        self.prior = prior_for(self.functionals[0].model, self.prior)
         if on_failure is None:
             on_failure = "inf" if all(F.on_failure == "inf" for F in given) else "raise"
         one_of(on_failure, ON_FAILURE_VALUES, "on_failure")

@@ -22,7 +22,7 @@ from .agreement import on_all_ranks
 from .gathered_calls import GatheredCalls
 from .layouts import Layout
 from .numpy_constraints import DistributedConstraint
-from .numpy_matrices import check_entries, distribute_matrix, numpy_backend
+from .numpy_matrices import check_entries, distribute_block, distribute_matrix, numpy_backend
 from .ranks import Ranks
 
 
@@ -180,6 +180,18 @@ class DistributedModel(GatheredCalls, Model):
                 f"numbering of {self.display_name}: give model.loss(loss), where model is what "
                 "mfdeq.petsc.distributed returned"
             )
+
+    def prior_of_params(self, prior: QuadraticPrior) -> QuadraticPrior:
+        """Return a prior on Vecs, distributed if it is one in the numbering of the numpy model."""
+        if not prior.has_host_arrays:
+            return prior
+        P, (R, mean) = self.param_layout, prior.converted(numpy_backend(), self.param_layout.total)
+        if R.array is not None:
+            precision = distribute_matrix(R.array, P, P)
+        else:
+            precision = distribute_block(Backend.of(P.distribute(host.zeros(P.total))), R, P, P)
+        mean = mean if isinstance(mean, float) else P.vec(mean)
+        return QuadraticPrior(precision, mean)
 
     def initial_state(self, theta: Any) -> Any:
         """Return the model's default start, distributed."""

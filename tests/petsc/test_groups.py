@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import scipy.sparse.linalg
 
 pytest.importorskip("petsc4py")
 
 from petsc4py import PETSc
 from support.experiments import P, Rootless, matrices, source
+from support.petsc_problems import LinearOnVecs, mat_of
 
 import mfdeq
 import mfdeq.petsc
@@ -88,6 +90,38 @@ def test_a_sum_on_all_ranks_has_the_minimum_of_one_process():
     one = mfdeq.SumFunctional([e.functional for e in experiments()], WEIGHTS, prior=PRIOR)
     found, expected = mfdeq.minimize(F, models[0].params(THETA)), mfdeq.minimize(one, THETA)
     np.testing.assert_allclose(found.params.gathered(), expected.params, rtol=1e-6)
+
+
+def test_a_prior_of_numpy_is_distributed_with_the_models_of_a_sum():
+    R = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, 0.3], [0.0, 0.3, 3.0]])
+    prior = mfdeq.QuadraticPrior(R, THETA / 2) + 0.5 * mfdeq.QuadraticPrior(sp.csr_matrix(R))
+    products = scipy.sparse.linalg.aslinearoperator(np.eye(P))
+    prior = prior + mfdeq.QuadraticPrior(products) + PRIOR
+    known = [e.functional for e in experiments()]
+    models = [mfdeq.petsc.distributed(F.model) for F in known]
+    on_vecs = [
+        mfdeq.ReducedFunctional(m, m.loss(F.loss)) for m, F in zip(models, known, strict=True)
+    ]
+    one, theta = mfdeq.SumFunctional(known, prior=prior), models[0].params(THETA)
+    v, gathered = models[0].params(np.ones(P)), models[0].gathered_params
+    for F in (mfdeq.SumFunctional(on_vecs, prior=prior), sum(on_vecs) + prior):
+        np.testing.assert_allclose(F.value(theta), one.value(THETA), rtol=1e-8)
+        np.testing.assert_allclose(
+            gathered(F.gradient(theta)), one.gradient(THETA), rtol=1e-7, atol=1e-9
+        )
+        product = one.hessp(THETA, np.ones(P))
+        np.testing.assert_allclose(gathered(F.hessp(theta, v)), product, rtol=1e-7)
+
+
+def test_a_prior_of_numpy_is_refused_for_models_of_vecs():
+    class OnVecs(LinearOnVecs):
+        A, B = mat_of(np.eye(4)), mat_of(np.ones((4, P)))
+        state_size, param_size = A.getSizes()[0], B.getSizes()[1]
+
+    F = mfdeq.ReducedFunctional(OnVecs(), mfdeq.Loss(lambda h, theta: 0.0))
+    with pytest.raises(mfdeq.ArgumentError, match=r"prior: expected .* PETSc's for OnVecs"):
+        F + mfdeq.QuadraticPrior(np.eye(P))
+    assert len(F + PRIOR) == 1
 
 
 def test_an_error_in_one_group_is_raised_on_all_ranks_and_names_the_experiment():
