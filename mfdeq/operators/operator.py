@@ -7,7 +7,6 @@ methods `dot`, `matvec` and so on validate their operands; within this package o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from numbers import Complex, Real
 from typing import Any
 
@@ -43,12 +42,15 @@ class Operator(LibraryOperator):
         The null spaces of A and of its adjoint, if the user has declared them.
     advice_for_entries : str
         How a user can make the entries known, for errors.
+    own_processes : object or None
+        `processes` of an operator that is not composed of others.
     """
 
     array: Any = None
     known_symmetric = False
     scales: tuple[Any, Any] | None = None
     null_space: Any = None
+    own_processes: Any = None
     singular: Operator | None = None
     product_size: float | None = None
     declared_null_spaces: Any = None
@@ -103,10 +105,24 @@ class Operator(LibraryOperator):
     def processes(self) -> Any:
         """The processes that compute products together, if each has the vectors whole, or None.
 
-        The first of them writes files for all. Those of a composed operator are those of its parts.
+        The first of them writes files for all. Those of a composed operator are those of its parts,
+        which may refer to it in turn.
         """
-        parts = [part for part in vars(self).values() if isinstance(part, Operator)]
-        return first_processes(parts)
+        seen: set[int] = set()
+        waiting: list[Operator] = [self]
+        while waiting:
+            part = waiting.pop()
+            if id(part) in seen:
+                continue
+            if part.own_processes is not None:
+                return part.own_processes
+            seen.add(id(part))
+            waiting += part.parts_with_processes()
+        return None
+
+    def parts_with_processes(self) -> list[Operator]:
+        """Return the operators of which this one is composed, and others that it refers to."""
+        return [part for part in vars(self).values() if isinstance(part, Operator)]
 
     @property
     def near(self) -> Operator:
@@ -351,11 +367,6 @@ class Congruence(SelfAdjoint):
 
     def _apply(self, x: Array) -> Array:
         return self.outer._apply_adjoint(self.inner._apply(self.outer._apply(x)))
-
-
-def first_processes(parts: Iterable[Operator]) -> Any:
-    """Return the `processes` of the first operator that has some, or None."""
-    return next((found for part in parts if (found := part.processes) is not None), None)
 
 
 def _is_number(x: Any) -> bool:

@@ -11,7 +11,7 @@ from ..arrays.sparse import to_canonical_format
 from ..errors import MfdeqError, ModelError
 from .dot_tests import check_adjoint, check_columns
 from .matrix_operator import Matrix
-from .operator import Operator, SelfAdjoint, columnwise, first_processes
+from .operator import Operator, SelfAdjoint, columnwise
 
 # Formats whose entries are one array; those of the others (dok, lil) are Python objects.
 ARRAY_FORMATS = ("csr", "csc", "coo", "bsr", "dia")
@@ -148,10 +148,9 @@ class FromUser(Operator):
         block = getattr(self.op, "rmatmat", None)
         return self._product(y, self.op.rmatvec, block, self.shape[1], "adjoint product")
 
-    @property
-    def processes(self) -> Any:
-        """Those of the operators of which the array library's LinearOperator is composed."""
-        return first_processes(_composed_of(self.op))
+    def parts_with_processes(self) -> list[Operator]:
+        """Return the operators of which the array library's LinearOperator is composed."""
+        return list(_composed_of(self.op))
 
     def _product(self, x: Array, vector: Any, block: Any, rows: int, what: str) -> Array:
         name = f"the {what} of {self.name}"

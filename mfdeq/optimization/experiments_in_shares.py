@@ -214,7 +214,7 @@ class RemoteHessian(ReducedOperator):
         self._report = SolveReport()
 
     @property
-    def processes(self) -> Any:
+    def own_processes(self) -> Any:
         """The processes of the experiments."""
         return self.experiments.processes
 
