@@ -9,7 +9,7 @@ gradient and the exact outer Hessian, of a function with an argmin inside, are t
 function. Newton's method with that Hessian is compared with gradient descent and L-BFGS, and the
 result with the best common regularizer.
 
-    python examples/bilevel.py                # 400 images to fit, half a minute
+    python examples/bilevel.py                # 400 images to fit, a minute
     python examples/bilevel.py --size small   # 100 images, seconds
 """
 

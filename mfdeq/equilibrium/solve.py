@@ -20,6 +20,9 @@ from .equilibrium import Equilibrium
 from .uniqueness import explain_failure
 
 ON_FAILURE_VALUES = ("raise", "mask")
+# Linear solves that a state takes at least: of two Newton steps, and of the last correction. "auto"
+# chooses a solver for as many.
+SOLVES_OF_A_STATE = 3
 
 
 @collective
@@ -57,7 +60,8 @@ def solve(
     solver : "auto" or description, optional
         The linear solver: `mfdeq.Direct()`, `mfdeq.Krylov(...)`, `mfdeq.Neumann()` or an
         `mfdeq.linear.Solver` of your own. Pass one `mfdeq.linear.Reused` to several calls with
-        nearby parameters if they are to share a factor (`mfdeq.ReducedFunctional` does).
+        nearby parameters if they are to share a factor (`mfdeq.ReducedFunctional` does). "auto" is
+        `mfdeq.Auto` for the three solves that a state takes at least.
     rtol : float, optional
         The relative accuracy of every equation and of every unknown; see Notes. By default 1e-10 in
         float64; in float32 rounding is the target.
@@ -329,6 +333,6 @@ def reused_solver(solver: Any) -> Reused:
     if isinstance(solver, Reused):
         return solver
     if isinstance(solver, str) and solver == "auto":
-        return Reused(Auto())
+        return Reused(Auto().for_solves(SOLVES_OF_A_STATE))
     check_solver(solver)
     return Reused(solver)

@@ -25,7 +25,7 @@ from .direct.registry import fastest_package
 from .extreme_entries import ExtremeFactor, extreme_exponent
 from .factor import Factor
 from .operands import operator_of
-from .product_candidates import product_candidates
+from .product_candidates import DEFAULT_SOLVES, product_candidates
 from .protocols import Solver
 
 MAX_LU_SIZE = 5_000  # unknowns up to which an LU is chosen without an estimate
@@ -99,6 +99,7 @@ class Auto(Solver):
     def __init__(self, solves: int | None = None, columns: int = 1) -> None:
         self.solves = None if solves is None else count(solves, "solves of mfdeq.Auto")
         self.columns = count(columns, "columns of mfdeq.Auto")
+        self._is_hint = solves is not None  # of the user
         self._choices: list[str] = []
         self._kind: tuple[Any, ...] | None = None
         self._choice: Choice | None = None
@@ -143,6 +144,8 @@ class Auto(Solver):
         array, n = A.array, A.shape[0]
         if array is None:
             solves = None if self.solves is None else self.solves * self.columns
+            if solves is not None and not self._is_hint:
+                solves = max(solves, DEFAULT_SOLVES)
             candidates, why = product_candidates(A, solves)
             return Choice(candidates, self.solves, self.columns, why)
         if not is_sparse(array):
@@ -159,10 +162,10 @@ class Auto(Solver):
 
     def for_solves(self, solves: int) -> Auto:
         """Return an "auto" that expects so many solves, unless the user has said how many."""
-        if self.solves is not None:
+        if self._is_hint:
             return self
         other = Auto(solves, self.columns)
-        other._choices = self._choices
+        other._choices, other._is_hint = self._choices, False
         return other
 
     def forget(self) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from benchmarks.problems import Diffusion
 from benchmarks.systems import convection_in_volume
 from scipy.sparse.linalg import LinearOperator
 from support.cases import build, close
@@ -176,3 +177,14 @@ def test_the_report_names_the_solver_that_auto_has_changed_to(monkeypatch):
     for name in ("Krylov", "Direct"):
         assert any(choice.startswith(f"solver: {name}") for choice in eq.report.choices)
     assert eq.report.linear.setups + eq.report.forward.setups == 2
+
+
+def test_auto_expects_the_solves_that_a_state_takes_unless_the_user_says_how_many():
+    model = Diffusion(20, 3)
+    for solver, expected in (("auto", "for 3 solves"), (mfdeq.Auto(solves=1), "for 1 solve:")):
+        eq = mfdeq.solve(model, model.lognormal(), solver=solver)
+        first = next(choice for choice in eq.report.choices if choice.startswith("solver"))
+        assert expected in first
+    with_hint = mfdeq.Auto(solves=5)
+    assert with_hint.for_solves(500) is with_hint
+    assert mfdeq.Auto().for_solves(3).for_solves(500).solves == 500
