@@ -363,9 +363,10 @@ def test_wait_returns_when_another_thread_closes_the_server():
 
 
 SERVING = """
-import numpy as np
+import signal
 import mfdeq
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background ignores
 model = mfdeq.from_function(lambda h, theta: h - theta, 1, 1, "residual")
 server = mfdeq.umbridge.serve(model, port=0)
 print(server.url, flush=True)
@@ -377,11 +378,14 @@ print("closed", flush=True)
 def test_an_interrupt_ends_a_program_that_waits():
     command = [sys.executable, "-c", SERVING]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
-        url = program.stdout.readline().strip()
-        with urllib.request.urlopen(f"{url}/Info", timeout=30) as answer:
-            assert json.load(answer)["models"] == ["state"]
-        program.send_signal(signal.SIGINT)
-        assert program.communicate(timeout=30)[0] == "closed\n"
+        try:
+            url = program.stdout.readline().strip()
+            with urllib.request.urlopen(f"{url}/Info", timeout=30) as answer:
+                assert json.load(answer)["models"] == ["state"]
+            program.send_signal(signal.SIGINT)
+            assert program.communicate(timeout=30)[0] == "closed\n"
+        finally:
+            program.kill()
     assert program.returncode == 0
 
 
