@@ -61,7 +61,8 @@ def test_a_step_of_conjugate_gradients_equals_that_of_the_array_library(dtype, s
     expected = [x.copy() for x in (X, R, P)]
     squares = kernels.advance(compat, *expected, Q, step[0])
     found = cuda.advance(np, X, R, P, Q, step[0])
-    np.testing.assert_allclose(found, squares, rtol=tolerance(dtype))
+    rounding = np.finfo(dtype).eps * shape[0] ** 0.5  # of sums in another order
+    np.testing.assert_allclose(found, squares, rtol=max(tolerance(dtype), rounding))
     kernels.redirect(compat, expected[2], Q, ratio[0])
     cuda.redirect(np, P, Q, ratio[0])
     for here, there in zip(expected, (X, R, P), strict=True):
