@@ -43,6 +43,7 @@ class ModelComponent(om.ImplicitComponent):
         self.model, self.params, self.state = model, params, state
         self.equilibria = Equilibria(model, None, {"error_estimates": False, **solve_options})
         self._equilibrium: Equilibrium | None = None  # that of the last solve or linearization
+        self._is_solved = False  # whether it is that of a solve
 
     def setup(self) -> None:
         """Add the inputs and the outputs."""
@@ -80,12 +81,13 @@ class ModelComponent(om.ImplicitComponent):
     def solve_nonlinear(self, inputs: Any, outputs: Any) -> None:
         """Solve for the equilibrium from the current outputs."""
         theta, h = self._point(inputs, outputs)
-        if not self._is_at(theta, h):
+        if not (self._is_solved and self._is_at(theta, h)):
             start = self.equilibria.start
             if start is None or not host.array_equal(start, h):
                 self.equilibria.forget(h)
             with self._analysis_errors():
                 self._equilibrium = self.equilibria.at(theta)
+            self._is_solved = True
         assert self._equilibrium is not None
         self.state.write(outputs, self._equilibrium.state)
 
@@ -95,6 +97,7 @@ class ModelComponent(om.ImplicitComponent):
         if not self._is_at(theta, h):
             with self._analysis_errors():
                 self._equilibrium = self.equilibria.with_state(theta, h)
+            self._is_solved = False
 
     def apply_linear(
         self, inputs: Any, outputs: Any, d_inputs: Any, d_outputs: Any, d_residuals: Any, mode: str

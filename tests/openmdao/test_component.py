@@ -173,6 +173,14 @@ def test_the_solve_starts_from_the_outputs():
     close(problem.get_val("h"), [-2.0], 1e-12)
 
 
+def test_outputs_at_which_the_component_was_linearized_are_solved_for():
+    problem = problem_of(mfdeq.openmdao.component(Cosine()), theta=0.4, h=0.2)
+    problem.final_setup()
+    problem.model.run_linearize()
+    problem.run_model()
+    close(problem.get_val("h"), mfdeq.solve(Cosine(), np.array([0.4])).state, 1e-9)
+
+
 def test_a_failure_is_an_analysis_error_and_leaves_the_outputs():
     model = mfdeq.from_function(
         lambda h, theta: h**2 - theta, 1, 1, "residual", initial_state=np.ones(1)
