@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 from ..arrays.backend import Array, host
 from ..errors import ArgumentError
 from ..locks import lock_of
+
+ROUNDING_FACTOR = 8  # of outputs that went through OpenMDAO's scaling and back
+
+
+class _Workspace:
+    """The lock of a problem, and its outputs where it was linearized last.
+
+    All models of the problem share it, since they move the same vectors.
+    """
+
+    linearized_at: Array | None = None
+
+
+_workspaces: weakref.WeakKeyDictionary[Any, _Workspace] = weakref.WeakKeyDictionary()
 
 
 class ProblemVectors:
@@ -41,6 +56,7 @@ class ProblemVectors:
                 f"problem of {caller}: expected a problem after problem.setup(): {error}"
             ) from error
         self._model: Any = problem.model
+        self._workspace = _workspaces.setdefault(self._model, _Workspace())
         _, outputs, _ = self._model.get_nonlinear_vectors()
         meta = self._model.get_io_metadata("output", return_rel_names=False)
         self._ranges, self._shapes, first = {}, {}, 0
@@ -49,7 +65,6 @@ class ProblemVectors:
             self._ranges[name] = host.arange(first, first + host.size(value))
             first += host.size(value)
         independent = {x for x in meta if "openmdao:indep_var" in meta[x]["tags"]}
-        self._absolute = {meta[x]["prom_name"]: x for x in meta}
         sources = [self._source(name, independent) for name in params]
         if not sources or len(set(sources)) != len(sources):
             raise ArgumentError(
@@ -58,6 +73,7 @@ class ProblemVectors:
             )
         self._params = host.concatenate([self._ranges[x] for x in sources])
         computed = [x for x in self._ranges if x not in independent]
+        self._absolute = {meta[x]["prom_name"]: x for x in computed}
         if not computed:
             raise ArgumentError(f"problem of {caller}: expected components with outputs, got none")
         self._state = host.concatenate([self._ranges[x] for x in computed])
@@ -76,7 +92,6 @@ class ProblemVectors:
                     "declare_partials(..., method='fd') of its components instead"
                 )
         self.has_differences = any("fd" in system._approx_schemes for system in systems)
-        self._linearized_at: Array | None = None
 
     def _source(self, name: str, independent: set[str]) -> str:
         """Return the independent variable that a name stands for."""
@@ -110,13 +125,13 @@ class ProblemVectors:
 
     def residual(self, h: Array, theta: Array) -> Array:
         """Return R(h, theta), (N,)."""
-        with lock_of(self):
-            self._move(h, theta)
+        with lock_of(self._workspace):
+            self._move(self._outputs(h, theta))
             return self._model.get_nonlinear_vectors()[2].asarray(copy=True)[self._state]
 
     def product(self, h: Array, theta: Array, dtheta: Array, dh: Array) -> Array:
         """Return the derivative of R at (h, theta) along a direction, (N,)."""
-        with lock_of(self):
+        with lock_of(self._workspace):
             self._linearize(h, theta)
             _, d_outputs, d_residuals = self._model.get_linear_vectors()
             direction = host.zeros(len(d_outputs))
@@ -127,7 +142,7 @@ class ProblemVectors:
 
     def adjoint(self, h: Array, theta: Array, w: Array) -> tuple[Array, Array]:
         """Return the products of w with the derivatives in theta and in h, (P,) and (N,)."""
-        with lock_of(self):
+        with lock_of(self._workspace):
             self._linearize(h, theta)
             _, d_outputs, d_residuals = self._model.get_linear_vectors()
             weights = host.zeros(len(d_residuals))
@@ -137,18 +152,28 @@ class ProblemVectors:
             found = d_outputs.asarray(copy=True)
             return found[self._params], found[self._state]
 
-    def _move(self, h: Array, theta: Array) -> None:
-        """Evaluate the problem at a point."""
+    def _outputs(self, h: Array, theta: Array) -> Array:
+        """Return the outputs of the problem at a point, with all independent variables."""
         values = self._values.copy()
         values[self._state], values[self._params] = h, theta
-        self._linearized_at = None
+        return values
+
+    def _move(self, values: Array) -> None:
+        """Evaluate the problem at other outputs."""
+        self._workspace.linearized_at = None
         self._model.get_nonlinear_vectors()[1].set_val(values)
         self._model.run_apply_nonlinear()
 
     def _linearize(self, h: Array, theta: Array) -> None:
-        """Linearize the problem at a point, unless it is that of the last time."""
-        point = host.concatenate([h, theta])
-        if self._linearized_at is None or not host.array_equal(point, self._linearized_at):
-            self._move(h, theta)
+        """Linearize the problem at a point, unless it is that of the last time and still there."""
+        values, last = self._outputs(h, theta), self._workspace.linearized_at
+        if last is None or not host.array_equal(values, last) or self._has_moved(values):
+            self._move(values)
             self._model.run_linearize(sub_do_ln=False)
-            self._linearized_at = point
+            self._workspace.linearized_at = values
+
+    def _has_moved(self, values: Array) -> bool:
+        """Return whether the outputs are others, since the user has run the problem."""
+        outputs = self._model.get_nonlinear_vectors()[1].asarray()
+        rounding = ROUNDING_FACTOR * host.finfo(values.dtype).eps * abs(values)
+        return not bool(host.all(abs(outputs - values) <= rounding))
