@@ -79,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
         """Read and check the body of a request."""
         length = self.headers.get("Content-Length", "")
         longest = max(model.max_request_bytes for model in self.models.values())
-        self.close_connection = True  # unless the whole body is read
+        closing, self.close_connection = self.close_connection, True  # unless all of it is read
         if not length.isascii() or not length.isdigit():
             raise ProtocolError("InvalidInput", "expected a request with a Content-Length", 411)
         if len(length) > len(str(longest)) or int(length) > longest:
@@ -87,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
                 "InvalidInput", f"expected a request of at most {longest} bytes, got more", 413
             )
         body = self.rfile.read(int(length))
-        self.close_connection = self.headers.get("Connection", "").lower() == "close"
+        self.close_connection = closing
         try:
             fields = json.loads(body, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:

@@ -6,6 +6,7 @@ import socketserver
 import threading
 from collections.abc import Mapping
 from http.server import HTTPServer
+from numbers import Integral
 from typing import Any, Self
 
 from ..errors import ArgumentError, short_repr
@@ -15,6 +16,7 @@ from .handler import Handler, log
 from .served_model import ServedModel
 
 CALLER = "mfdeq.umbridge.serve"
+MAX_PORT = 65535
 
 
 def serve(
@@ -48,7 +50,8 @@ def serve(
     Raises
     ------
     ArgumentError
-        If something else than models and functionals is to be served, or an option is unknown.
+        If something else than models and functionals is to be served, `port` is no port, an option
+        is unknown, or there are options and no model.
     OSError
         If the port is taken.
 
@@ -93,11 +96,22 @@ def serve(
             f"served of {CALLER}: expected a functional, a model or a mapping of names to those, "
             f"got {short_repr(served)}"
         )
+    functionals = {name for name, x in served.items() if isinstance(x, Functional)}
+    exempt = functionals if len(functionals) < len(served) else ()  # alone they refuse options
     models = {
-        name: ServedModel(x, CALLER, {} if isinstance(x, Functional) else solve_options)
+        name: ServedModel(x, CALLER, {} if name in exempt else solve_options)
         for name, x in served.items()
     }
-    return Server((host, port), models)
+    return Server((host, _checked_port(port)), models)
+
+
+def _checked_port(port: Any) -> int:
+    number = -1 if isinstance(port, bool) or not isinstance(port, Integral) else int(port)
+    if not 0 <= number <= MAX_PORT:
+        raise ArgumentError(
+            f"port of {CALLER}: expected an integer from 0 to {MAX_PORT}, got {short_repr(port)}"
+        )
+    return number
 
 
 class Server(socketserver.ThreadingMixIn, HTTPServer):

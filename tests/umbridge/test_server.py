@@ -233,6 +233,15 @@ def test_a_connection_serves_several_requests(server):
     connection.close()
 
 
+def test_a_client_of_http_1_0_may_read_until_the_connection_ends(server):
+    body = json.dumps(request_for("Evaluate", 1))
+    with socket.create_connection(server.server_address, timeout=10) as connection:
+        head = f"POST /Evaluate HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall((head + body).encode())
+        parts = list(iter(lambda: connection.recv(4096), b""))
+    assert json.loads(b"".join(parts).partition(b"\r\n\r\n")[2])["output"]
+
+
 # What is computed.
 
 
@@ -393,8 +402,20 @@ def test_wrong_arguments_are_refused():
     for wrong in (residual, {}, {"f": residual}, {1: functional_of_three_parameters()}):
         with pytest.raises(mfdeq.ArgumentError, match=r"mfdeq\.umbridge\.serve"):
             mfdeq.umbridge.serve(wrong, port=0)
-    with pytest.raises(mfdeq.ArgumentError, match="tolerance"):
-        mfdeq.umbridge.serve(model_of_two_unknowns(), port=0, tolerance=1e-3)
+    for served in (model_of_two_unknowns(), functional_of_three_parameters()):
+        with pytest.raises(mfdeq.ArgumentError, match="tolerance"):
+            mfdeq.umbridge.serve(served, port=0, tolerance=1e-3)
+    for port in ("4242", -1, 65536, 80.0, True, None):
+        with pytest.raises(mfdeq.ArgumentError, match=r"port of .*: expected an integer"):
+            mfdeq.umbridge.serve(model_of_two_unknowns(), port=port)
+
+
+def test_options_are_those_of_the_models_beside_functionals():
+    served = {"misfit": functional_of_three_parameters(), "state": model_of_two_unknowns()}
+    with mfdeq.umbridge.serve(served, port=0, max_iterations=1) as server:
+        status, answer = ask(server, "/Evaluate", request_for("Evaluate", 2, "state"))
+        assert (status, answer["error"]["type"]) == (500, "ConvergenceError")
+        assert ask(server, "/Evaluate", request_for("Evaluate", 1))[0] == 200
 
 
 # The client that UM-Bridge publishes.
