@@ -85,7 +85,7 @@ def complete(
         probe = _begin_probe(pairs, H, which, sides, tolerance, problem.max_size)
         draws = _count_draw(pairs)
         H.show_progress(f"looking for others than the {values.shape[0]} pairs", 0.0)
-        limit, seed = probe_limit(problem, begin), FIRST_SEED + 2 * draws
+        limit, seed = probe_limit(begin), FIRST_SEED + 2 * draws
         lanczos = _search_complement(probe, pairs, H, problem, limit, seed)
         if not probe.found:
             break
@@ -103,12 +103,11 @@ def complete(
     return pairs
 
 
-def probe_limit(problem: EigenProblem, first: int) -> int:
+def probe_limit(first: int) -> int:
     """Return the limit on the products of a search in the complement.
 
     Parameters
     ----------
-    problem : EigenProblem
     first : int
         The number of products of the first search.
     """

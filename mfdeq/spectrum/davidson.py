@@ -265,7 +265,7 @@ def _complete(problem: EigenProblem, search: Davidson, width: int, pairs: Eigenp
         seed = FIRST_SEED + 2 * attempt
         H.show_progress(f"looking for others than the {values.shape[0]} pairs", 0.0)
         probe = PencilProbe(H, M, complement, side, tolerance, seed, problem.max_size)
-        near = probe.search(min(H.count + probe_limit(problem, begin), problem.max_products))
+        near = probe.search(min(H.count + probe_limit(begin), problem.max_products))
         if near is not None:
             search.include(near, attempt)
             attempt, last = attempt + 1, -side.end(tolerance)
