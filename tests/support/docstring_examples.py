@@ -4,12 +4,13 @@ python -m pytest -p tests.support.docstring_examples --doctest-modules mfdeq
 """
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from mfdeq.linear.direct import pardiso
+
+from .packages import is_installed
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # plots without a screen
 
@@ -25,15 +26,9 @@ NEEDED = {
     "mfdeq/petsc": ["petsc4py", "slepc4py", "mpi4py"],
     "mfdeq/plot": ["matplotlib"],
 }
-
-
-def installed(package):
-    """Whether there is a package with files, not only a folder of tests of the same name."""
-    spec = find_spec(package)
-    return spec is not None and spec.origin is not None
-
-
-LEFT_OUT = {ROOT / path for path, packages in NEEDED.items() if not all(map(installed, packages))}
+LEFT_OUT = {
+    ROOT / path for path, packages in NEEDED.items() if not all(map(is_installed, packages))
+}
 
 
 @pytest.fixture(autouse=True)
