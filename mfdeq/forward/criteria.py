@@ -210,9 +210,9 @@ class Criteria(Sizes):
         """Return Newton's correction at a state that is known by itself, and find its zeros.
 
         Two corrections show which unknowns are zero, as in an iteration, or one that leaves nothing
-        but rounding. There they are compared with their largest values, of which a state by itself
-        tells nothing. The root mean square of all unknowns takes their place, in units in which
-        the columns of A are of similar size; one if that is zero. None if there is no correction.
+        but rounding. There they are compared with their largest values, which a state by itself
+        does not show: the root mean square of all unknowns takes their place, in units in which the
+        columns of A are of similar size; one if that is zero. None if there is no correction.
         """
         assert self.A is not None
         xp, eps, size = self.xp, self.backend.eps, self.xp.abs(h)

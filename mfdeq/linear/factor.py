@@ -22,7 +22,8 @@ from .components import Components, components_of
 from .residuals import JointMeasure, ResidualMeasure, VectorMeasure
 from .scaling import Scaling, weigh
 
-# Iterations that cost as much as a set-up: those with AMG, 60 to 120.
+# Iterations that cost as much as a set-up, where no model of the costs is known. Measured with AMG
+# they are 60 to 120.
 ITERATIONS_PER_SETUP = 40.0
 
 

@@ -99,8 +99,8 @@ def solve(
         `mfdeq.petsc.distributed` makes one from a model for numpy.
     theta : Vec, (P,)
         The parameters.
-    h0 : Vec, (N,), optional
-        The start.
+    h0 : float or Vec, (N,), optional
+        The start, a number for all unknowns or a Vec.
     method : {"auto", "newton", "anderson", "picard", "snes"}, optional
         As in `mfdeq.solve`, or PETSc's SNES with the options of the solver's prefix.
     solver : KSP, optional

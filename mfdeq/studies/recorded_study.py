@@ -223,7 +223,7 @@ class RecordedStudy(ShownAsTable):
         Raises
         ------
         ArgumentError
-            If no case is done, a name is unknown, `dims` do not tell all cases apart, or an output
+            If no case is done, a name is unknown, `dims` do not distinguish all cases, or an output
             has different shapes.
         """
         return to_xarray(self.records(), dims, names, self.units)

@@ -104,7 +104,7 @@ def main(argv=None):
         model = Reacting(n)
         for name, solver in solvers.items():
             times = {limit: [] for limit in LIMITS}
-            for _ in range(options.repeats):  # in turn: noise hits all alike
+            for _ in range(options.repeats):  # in turn: noise affects all of them
                 reports = {}
                 for limit in LIMITS:
                     start = time.perf_counter()
