@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..arrays.backend import Array, host
-from ..errors import ArgumentError
+from ..errors import ArgumentError, short_repr
 from ..locks import lock_of
 
 ROUNDING_FACTOR = 8  # of outputs that went through OpenMDAO's scaling and back
@@ -65,11 +65,16 @@ class ProblemVectors:
             self._ranges[name] = host.arange(first, first + host.size(value))
             first += host.size(value)
         independent = {x for x in meta if "openmdao:indep_var" in meta[x]["tags"]}
-        sources = [self._source(name, independent) for name in params]
-        if not sources or len(set(sources)) != len(sources):
+        names = [] if isinstance(params, str) or not isinstance(params, Iterable) else list(params)
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ArgumentError(
+                f"params of {caller}: expected a sequence of names, got {short_repr(params)}"
+            )
+        sources = [self._source(name, independent) for name in names]
+        if len(set(sources)) != len(sources):
             raise ArgumentError(
                 f"params of {caller}: expected the names of different independent variables, got "
-                f"{list(params)}"
+                f"{names}"
             )
         self._params = host.concatenate([self._ranges[x] for x in sources])
         computed = [x for x in self._ranges if x not in independent]
@@ -99,6 +104,11 @@ class ProblemVectors:
             source = self._model.get_source(name)
         except (KeyError, RuntimeError) as error:
             raise ArgumentError(f"params of {self._caller}: {error.args[0]}") from error
+        if source not in self._ranges:
+            raise ArgumentError(
+                f"params of {self._caller}: expected variables of real numbers, got {name}, which "
+                "is discrete"
+            )
         if source not in independent:
             raise ArgumentError(
                 f"params of {self._caller}: expected independent variables, got {name}, which "

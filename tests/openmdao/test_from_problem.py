@@ -285,6 +285,35 @@ def test_a_group_that_is_differentiated_as_a_whole_is_refused():
         mfdeq.openmdao.from_problem(problem, ["p"])
 
 
+class Power(om.ExplicitComponent):
+    """y = x to a discrete power."""
+
+    def setup(self):
+        self.add_input("x", 1.0)
+        self.add_discrete_input("n", 2)
+        self.add_output("y", 1.0)
+        self.declare_partials("*", "*")
+
+    def compute(self, inputs, outputs, discrete_inputs, discrete_outputs):
+        outputs["y"] = inputs["x"] ** discrete_inputs["n"]
+
+    def compute_partials(self, inputs, partials, discrete_inputs):
+        n = discrete_inputs["n"]
+        partials["y", "x"] = n * inputs["x"] ** (n - 1)
+
+
+def test_discrete_variables_keep_their_values_and_are_no_parameters():
+    problem = om.Problem()
+    problem.model.add_subsystem("power", Power(), promotes=["*"])
+    problem.setup()
+    problem.set_val("n", 3)
+    eq = mfdeq.solve(mfdeq.openmdao.from_problem(problem, ["x"]), np.array([2.0]))
+    close(eq.state, [8.0], 1e-12)
+    close(eq.sensitivity.toarray(), [[12.0]], 1e-12)
+    with pytest.raises(mfdeq.ArgumentError, match="got n, which is discrete"):
+        mfdeq.openmdao.from_problem(problem, ["n"])
+
+
 def test_wrong_arguments_are_refused_in_words():
     problem = coupled_problem()
     with pytest.raises(mfdeq.ArgumentError, match="expected an openmdao"):
@@ -297,6 +326,9 @@ def test_wrong_arguments_are_refused_in_words():
         mfdeq.openmdao.from_problem(problem, ["y"])
     with pytest.raises(mfdeq.ArgumentError, match="different independent variables"):
         mfdeq.openmdao.from_problem(problem, ["a", "a"])
+    for params in ("a", [], [0], None):
+        with pytest.raises(mfdeq.ArgumentError, match="expected a sequence of names"):
+            mfdeq.openmdao.from_problem(problem, params)
     with pytest.raises(mfdeq.ArgumentError, match="partials_rtol"):
         mfdeq.openmdao.from_problem(problem, ["a"], partials_rtol=2.0)
     model = mfdeq.openmdao.from_problem(problem, ["a"])
