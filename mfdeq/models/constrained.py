@@ -19,6 +19,7 @@ from .linearization import Linearization
 from .model import FixedPointModel, Model, ResidualModel
 from .problem import Problem
 from .quadratic_losses import copy_of_numbers
+from .vectors import are_equal
 
 MIN_INDEPENDENCE = 1e-10  # least singular value of a basis of unit columns
 
@@ -275,7 +276,7 @@ class ConstrainedModel(Model):
     def base(self, theta: Array) -> Problem:
         """Return the problem without constraints at the parameters."""
         base = self._base  # which another thread may replace
-        if base is None or type(base.theta) is not type(theta) or not _equal(base.theta, theta):
+        if base is None or type(base.theta) is not type(theta) or not are_equal(base.theta, theta):
             base = self._base = Problem(self.of, theta, fixes_gauges=False)
         return base
 
@@ -349,7 +350,3 @@ class _EquationNames(Sequence[str]):
         if i in self.rows:
             return f"constraint {self.rows.index(i)}"
         return f"equation {i}" if self.names is None else self.names[i]
-
-
-def _equal(x: Array, y: Array) -> bool:
-    return x.dtype == y.dtype and x.shape == y.shape and Backend.of(x).all(x == y)

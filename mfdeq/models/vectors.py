@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
-from ..arrays.backend import Array, host
+from ..arrays.backend import Array, Backend, host
 from ..arrays.library import find_library
 from ..errors import ModelError
 
@@ -75,3 +75,8 @@ def tensor_on_host(x: Any) -> Any:
     device = getattr(x, "device", None)
     platform = getattr(device, "type", None) or getattr(device, "platform", "")
     return host.asarray(x) if platform == "cpu" else x
+
+
+def are_equal(x: Array, y: Array) -> bool:
+    """Test whether two checked vectors have the same dtype, shape and entries."""
+    return x.dtype == y.dtype and x.shape == y.shape and Backend.of(y).all(x == y)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arrays.backend import Array, Backend
+from ..arrays.backend import Array
 from ..equilibrium.constrained_equilibrium import bind, equilibrium_of
 from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.solve import reused_solver, solve
@@ -12,6 +12,7 @@ from ..errors import ConvergenceError, SingularStateError, is_evaluation_failure
 from ..locks import lock_of, state_to_pickle
 from ..models.model import Model
 from ..models.problem import Problem
+from ..models.vectors import are_equal
 from ..report import LinearCounts, SolveReport
 
 # Number of stored reports, whose counts may still increase: products with a Hessian continue while
@@ -64,9 +65,9 @@ class Equilibria:
         A failure of the last call is raised again, too.
         """
         with lock_of(self):
-            if self._last is not None and _equal(theta, self._last.params):
+            if self._last is not None and are_equal(theta, self._last.params):
                 return self._last
-            if self._failure is not None and _equal(theta, self._failure[0]):
+            if self._failure is not None and are_equal(theta, self._failure[0]):
                 raise self._failure[1]
             try:
                 eq = self._solve(theta)
@@ -80,8 +81,8 @@ class Equilibria:
     def knows(self, theta: Array) -> bool:
         """Return whether the equilibrium at theta, or its failure, is that of the last call."""
         with lock_of(self):
-            last = self._last is not None and _equal(theta, self._last.params)
-            return last or (self._failure is not None and _equal(theta, self._failure[0]))
+            last = self._last is not None and are_equal(theta, self._last.params)
+            return last or (self._failure is not None and are_equal(theta, self._failure[0]))
 
     def adopt(self, eq: Equilibrium) -> None:
         """Take an equilibrium that was found together with others as that of the last call."""
@@ -160,8 +161,3 @@ def _right_hand_sides(report: Any) -> int:
     if isinstance(report, SolveReport):
         return report.forward.columns + report.linear.columns
     return report.columns if isinstance(report, LinearCounts) else 0
-
-
-def _equal(theta: Array, other: Array) -> bool:
-    xp = Backend.of(other).xp
-    return theta.shape == other.shape and bool(xp.all(theta == other))

@@ -14,6 +14,7 @@ from ..equilibrium.solve_together import Request, solve_together
 from ..equilibrium.sum_hessian import SumHessian
 from ..errors import MfdeqError, is_evaluation_failure
 from ..locks import cached_property, state_to_pickle
+from ..models.vectors import are_equal
 from ..operators.operator import Operator
 
 MAX_NAMED = 5  # failed experiments that an error names
@@ -141,7 +142,7 @@ class Experiments:
 
     def at(self, theta: Array) -> SumEquilibrium:
         """Return the equilibria at theta, or raise the error of those without one."""
-        if self._last is None or not _equal(theta, self._last.params):
+        if self._last is None or not are_equal(theta, self._last.params):
             outcomes = self.outcomes(theta)
             self.check(outcomes)
             self._last = SumEquilibrium(outcomes)  # type: ignore[arg-type]
@@ -292,8 +293,3 @@ def _weighted(eq: SumEquilibrium, weights: Sequence[float], vectors: Sequence[Ar
 
 def _failed(result: Any) -> bool:
     return isinstance(result, Exception) or math.isnan(result)
-
-
-def _equal(theta: Array, other: Array) -> bool:
-    xp = Backend.of(other).xp
-    return theta.shape == other.shape and bool(xp.all(theta == other))

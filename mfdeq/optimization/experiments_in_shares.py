@@ -15,6 +15,7 @@ from ..equilibrium.reduced_curvature import ReducedCurvature
 from ..equilibrium.reduced_operator import ReducedOperator
 from ..errors import ArgumentError, is_evaluation_failure
 from ..locks import cached_property, state_to_pickle
+from ..models.vectors import are_equal
 from ..operators.operator import Operator
 from ..report import SolveReport
 
@@ -92,7 +93,7 @@ class ExperimentsInShares:
         return self._last
 
     def _solve(self, theta: Array) -> None:
-        if self._last is not None and bool((self._last.params == theta).all()):
+        if self._last is not None and are_equal(theta, self._last.params):
             return
         shares = self.ask_all("values", theta, self._ones)
         self._values = [value for share in shares for value in share]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..arrays.backend import Array, Backend, host
+from ..errors import ModelError
 from ..optimization.experiments import Experiments
 from ..optimization.experiments_in_shares import ExperimentsInShares
 from ..optimization.sum_arguments import total_size
@@ -98,7 +99,7 @@ class GroupExperiments(ExperimentsInShares):
         first, last = self.bounds[self.groups.index]
         try:
             given = [self._states(x) if name in OF_STATES else self._params(x) for x in own]
-            theta = theta if name == "forget" else self._params(theta)
+            theta = theta if name == "forget" else self._checked_params(theta)
             result = evaluate(self.share, name, theta, weights[first:last], *given)
             return self._whole(result, name != "state")
         except Exception as error:
@@ -123,6 +124,12 @@ class GroupExperiments(ExperimentsInShares):
         """The number in theta of each of PETSc's unknowns, or all as they are."""
         layout = getattr(self.share.functionals[0].model, "param_layout", None)
         return slice(None) if layout is None else layout.order
+
+    def _checked_params(self, theta: Array) -> Any:
+        P = total_size(self.share.functionals[0].model.param_size)
+        if theta.shape != (P,):
+            raise ModelError(f"params: expected an array of shape ({P},), got shape {theta.shape}")
+        return self._params(theta)
 
     def _params(self, x: Any) -> Any:
         if not (self.distributed and isinstance(x, host.ndarray)):

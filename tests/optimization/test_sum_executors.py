@@ -138,6 +138,15 @@ def test_an_executor_that_was_shut_down_loses_nothing():
         close(F.values(theta), values, 1e-10)
 
 
+def test_parameters_of_another_number_are_refused_between_right_ones(executor):
+    F, right = build(executor=executor)[0], np.full(P, 0.2)
+    expected = F.value(right)
+    for wrong in (np.full(1, 0.2), np.full(P + 1, 0.2)):
+        with pytest.raises(mfdeq.ModelError, match=r"expected an array of shape \(3,\)"):
+            F.value(wrong)
+        assert F.value(right) == pytest.approx(expected, rel=1e-12)
+
+
 def test_an_error_that_cannot_be_pickled_is_raised_with_its_message(processes):
     good = source(matrices(6, 1), 1, np.zeros(P)).functional
     bad = mfdeq.ReducedFunctional(Lookup(), mfdeq.LeastSquares([0], [0.0]))

@@ -166,6 +166,16 @@ def test_different_parameters_on_the_ranks_are_refused():
     np.testing.assert_allclose(F.gradient(THETA), build(1)[0].gradient(THETA), rtol=1e-7)
 
 
+@pytest.mark.parametrize("distributed", [True, False])
+def test_parameters_of_another_number_are_refused(distributed):
+    F, _ = build(COUNTS[-1], distributed)
+    expected = F.value(THETA)
+    for theta in (np.ones(P + 1), np.ones(P - 1), np.ones((P, 1)), THETA[:1]):
+        with pytest.raises(mfdeq.ModelError, match=r"params: expected an array of shape \(3,\)"):
+            F.value(theta)
+        assert F.value(THETA) == pytest.approx(expected, rel=1e-12)
+
+
 def test_odd_numbers_and_uses_are_refused():
     with pytest.raises(mfdeq.ArgumentError, match="at most"):
         mfdeq.petsc.Groups(PETSc.COMM_WORLD, RANKS + 1)
