@@ -208,12 +208,17 @@ def check_name(name: Any, label: str) -> None:
         )
 
 
-def checked_unit(name: Any, unit: Any) -> str:
-    """Return the unit of a parameter or an output; raise ArgumentError if it is not a string."""
-    check_name(name, "name in units")
-    if not isinstance(unit, str):
-        raise ArgumentError(f"units[{name!r}]: expected a string, got {type(unit).__name__}")
-    return unit
+def checked_units(units: Any) -> dict[str, str]:
+    """Return the units of parameters and outputs by their names, after checking them."""
+    if not isinstance(units, Mapping):
+        raise ArgumentError(
+            f"units: expected a mapping of names to strings, got {type(units).__name__}"
+        )
+    for name, unit in units.items():
+        check_name(name, "name in units")
+        if not isinstance(unit, str):
+            raise ArgumentError(f"units[{name!r}]: expected a string, got {type(unit).__name__}")
+    return dict(units)
 
 
 def json_value(value: Any, label: str) -> Any:

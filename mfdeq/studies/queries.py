@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import ArgumentError, StudyError, short_repr
-from .cases import check_name, checked_unit
+from .cases import check_name, checked_units
 from .records import Record, Session, Status, Values
 from .schema import COLUMNS, row_digest
 from .store import Store
@@ -104,9 +104,9 @@ def read_sessions(store: Store) -> list[Session]:
 
 def read_units(store: Store) -> dict[str, str]:
     """Return the units of parameters and outputs by their names."""
-    units = store.setting("units") or {}
+    units = store.setting("units")
     with _explain_damage(store, "the setting 'units'"):
-        return {name: checked_unit(name, unit) for name, unit in units.items()}
+        return {} if units is None else checked_units(units)
 
 
 def _read_sessions(store: Store) -> list[tuple[int, Session]]:

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import ArgumentError, StudyError, StudyWarning, warn
 from ..progress import ProgressBar
 from .case_arguments import CaseArguments, check_signature
-from .cases import Case, checked_unit, identify_cases
+from .cases import Case, checked_units, identify_cases
 from .executors import WorkerPool, pickle_function
 from .provenance import describe_provenance, fingerprint, qualified_name, utc_now
 from .queries import damaged_rows
@@ -161,7 +161,7 @@ class Study(RecordedStudy):
         """
         if not callable(function):
             raise ArgumentError(f"function: expected a callable, got {type(function).__name__}")
-        stored_units = {name: checked_unit(name, unit) for name, unit in (units or {}).items()}
+        stored_units = None if units is None else checked_units(units)
         identified = identify_cases(cases)
         pool = WorkerPool(executor, workers, ahead)
         sent = pickle_function(function) if pool.crosses_processes else function
@@ -171,7 +171,7 @@ class Study(RecordedStudy):
         with self.store.writing() as writer:
             self._check_function(writer, qualified_name(function), seed if random else None)
             self._warn_if_changed(writer, fingerprint(function))
-            if units is not None:
+            if stored_units is not None:
                 writer.save_setting("units", stored_units)
             provenance = {**describe_provenance(function), "seed": seed}
             session = writer.begin_session(utc_now(), len(identified), provenance)

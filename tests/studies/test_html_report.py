@@ -112,7 +112,7 @@ def test_units_are_in_tables_and_stay_with_the_study(study):
     assert page.count("<th>x (km)</th>") == 1
     assert "<td>norm (Pa &lt;absolute&gt;)</td>" in page
     assert "<th>kind</th>" in page
-    for units in ({"x": 3}, {"a/b": "m"}):
+    for units in ({"x": 3}, {"a/b": "m"}, "m"):
         with pytest.raises(mfdeq.ArgumentError, match="units"):
             run(grid(x=[1.0], kind=["a"]), units=units)
 
