@@ -3,8 +3,9 @@
 Fuel and air enter a perfectly stirred reactor at 300 K and 1 atm, react, and leave after the
 residence time. The state consists of the mass fractions of all species and the temperature, the
 parameters are the logarithms of the residence time and of a multiplier of each reaction's rate. As
-the residence time decreases, the flame becomes colder, begins to oscillate, and goes out at a fold.
-Which reactions move that fold is its exact derivative with respect to all of them at once.
+the residence time decreases, the flame becomes colder, and goes out at a fold, beyond which the
+branch is unstable. Which reactions move that fold is its exact derivative with respect to all of
+them at once.
 
 All rates are Cantera's. The derivatives with respect to the parameters are exact, those with
 respect to the state are differences: `mfdeq.mixed` combines them.
@@ -42,10 +43,10 @@ SHIFT = 0.02  # of the logarithm of a rate, in a check of the fold's derivative
 class Reactor(mfdeq.ResidualModel):
     """Mass fractions and temperature of a perfectly stirred reactor at 1 atm.
 
-    With the residence time t, the mass fractions Y, their rates of production w and the enthalpies
-    e of the species, dY/dt and the change of the enthalpy in time are
+    With the residence time t, the mass fractions Y, their rates of production w, the enthalpies e
+    of the species and the heat capacity c, the changes of Y and of the temperature in time are
 
-        (Y_feed − Y) / t + w,      Y_feed · (e_feed − e) / t − e · w.
+        (Y_feed − Y) / t + w,      (Y_feed · (e_feed − e) / t − e · w) / c.
 
     Parameters
     ----------
@@ -85,14 +86,15 @@ class Reactor(mfdeq.ResidualModel):
         return self.ignited
 
     def residual(self, h, theta):
-        """Return the rates of change of the mass fractions and of the enthalpy."""
+        """Return the changes of the mass fractions and of the temperature in time."""
         gas, feed = self.gas, self.feed
         self._set_state(h, theta)
         rate = gas.net_production_rates * self.weights / gas.density
         enthalpies = gas.partial_molar_enthalpies / self.weights
         heat = feed @ (self.feed_enthalpies - enthalpies)
         time = np.exp(theta[0])
-        return np.append((feed - h[:-1]) / time + rate, heat / time - enthalpies @ rate)
+        warming = (heat / time - enthalpies @ rate) / gas.cp_mass
+        return np.append((feed - h[:-1]) / time + rate, warming)
 
     def _set_state(self, h, theta):
         multipliers = np.exp(theta[1:])
@@ -109,9 +111,9 @@ class Reactor(mfdeq.ResidualModel):
         enthalpies = gas.partial_molar_enthalpies / self.weights
         stoichiometry = gas.product_stoich_coeffs - gas.reactant_stoich_coeffs
         rates = stoichiometry * gas.net_rates_of_progress * self.weights[:, None] / gas.density
-        by_reactions = np.vstack([rates, -enthalpies @ rates])
+        by_reactions = np.vstack([rates, -enthalpies @ rates / gas.cp_mass])
         heat = self.feed @ (self.feed_enthalpies - enthalpies)
-        by_time = -np.append(self.feed - h[:-1], heat) / time
+        by_time = -np.append(self.feed - h[:-1], heat / gas.cp_mass) / time
         return mfdeq.Linearization(None, np.column_stack([by_time, by_reactions]))
 
     def equations(self) -> list[str]:
@@ -149,8 +151,7 @@ def draw(path: Path, fuel: str, branch, theta, equations, slopes) -> None:
     ax = axes[0]
     for chosen, style, colour, label in (
         (unstable == 0, "-", "C0", "burning"),
-        (unstable == 2, ":", "C1", "oscillating"),
-        (unstable == 1, "--", "0.6", "unstable"),
+        (unstable > 0, "--", "0.6", "unstable"),
     ):
         joined = chosen | np.roll(chosen, 1)  # to the next point, so that no gap is left
         joined[0] = chosen[0]
@@ -219,15 +220,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     fold = branch.folds[0]
     extinct = np.exp(theta[0] + fold.t)
+    hotter = [point for point in branch.points if point.state[-1] > fold.state[-1]]
+    stable = sum(point.unstable == 0 for point in hotter)
     say(
         "Branch",
         f"{len(branch.points)} points, {time.perf_counter() - start:.1f} s",
-        *(
-            f"begins to oscillate at {1e6 * np.exp(theta[0] + point.t):.2f} µs and "
-            f"{point.state[-1]:.1f} K"
-            for point in branch.hopfs
-        ),
         f"extinction at {1e6 * extinct:.3f} µs and {fold.state[-1]:.1f} K",
+        f"stable at {stable} of {len(hotter)} points that are hotter",
     )
 
     slopes, equations = fold.derivative()[1:], reactor.equations()

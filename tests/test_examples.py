@@ -667,6 +667,16 @@ def test_derivatives_with_respect_to_rates_are_those_of_the_reactor(flame):
     np.testing.assert_allclose(found, exact, rtol=0, atol=1e-7 * np.abs(exact).max())
 
 
+def test_the_temperature_of_the_reactor_changes_with_the_enthalpy_that_flows_in_and_out(flame):
+    _, reactor, _, _ = flame
+    h = reactor.ignited - np.append(np.zeros(reactor.species), 300.0)
+    change = reactor.residual(h, reactor.theta)
+    enthalpies = reactor.gas.partial_molar_enthalpies / reactor.weights
+    inflow = reactor.feed @ reactor.feed_enthalpies - reactor.gas.enthalpy_mass
+    found = reactor.gas.cp_mass * change[-1] + enthalpies @ change[:-1]
+    assert found == pytest.approx(inflow / np.exp(reactor.theta[0]), rel=1e-9)
+
+
 def test_the_extinction_moves_as_its_derivative_says(flame):
     """All rates multiplied by one number divide the residence time by it."""
     reactor, hydrogen, model, branch = flame
