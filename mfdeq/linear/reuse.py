@@ -36,10 +36,10 @@ MAX_AGED_ITERATIONS = 60  # of one solve, after which an aged factor is replaced
 # Iterations with a refreshed factor, over those with a new one, above which a set-up is due.
 WORN_RATIO = 1.5
 NEGLIGIBLE_ITERATIONS = 5  # additional iterations of one solve that do not show wear
-# Those of loose solves count half: where A is nearly singular, an exact Newton step may be far too
-# long, and an inexact one along an aged factor is not.
+NEGLIGIBLE_EXCESS = 0.125  # of the cost of a set-up, which does not justify a refresh
+# Additional iterations of loose solves count half: where A is nearly singular, an exact Newton step
+# may be far too long, and an inexact one with an aged factor is not.
 LOOSE_RTOL, LOOSE_SHARE = 1e-3, 0.5
-NEGLIGIBLE_EXCESS = 0.125  # which does not justify a refresh
 
 
 class Reused(Solver):

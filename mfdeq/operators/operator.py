@@ -117,10 +117,10 @@ class Operator(LibraryOperator):
             if part.own_processes is not None:
                 return part.own_processes
             seen.add(id(part))
-            waiting += part.parts_with_processes()
+            waiting += part.inner_operators()
         return None
 
-    def parts_with_processes(self) -> list[Operator]:
+    def inner_operators(self) -> list[Operator]:
         """Return the operators of which this one is composed, and others that it refers to."""
         return [part for part in vars(self).values() if isinstance(part, Operator)]
 

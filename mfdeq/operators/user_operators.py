@@ -148,7 +148,7 @@ class FromUser(Operator):
         block = getattr(self.op, "rmatmat", None)
         return self._product(y, self.op.rmatvec, block, self.shape[1], "adjoint product")
 
-    def parts_with_processes(self) -> list[Operator]:
+    def inner_operators(self) -> list[Operator]:
         """Return the operators of which the array library's LinearOperator is composed."""
         return list(_composed_of(self.op))
 

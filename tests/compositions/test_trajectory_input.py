@@ -334,6 +334,19 @@ class Epidemic(mfdeq.StepModel):
         return mfdeq.StepLinearization(D, L, B)
 
 
+class Decay(mfdeq.StepModel):
+    """Steps that share one matrix."""
+
+    state_size, param_size = 2, 1
+    D = np.array([[1.1, -0.1], [0.0, 1.2]])
+
+    def residual(self, h, previous, theta, k):
+        return self.D @ h - theta[0] * previous
+
+    def linearize(self, h, previous, theta, k):
+        return mfdeq.StepLinearization(self.D, -theta[0] * np.eye(2), -previous[:, None])
+
+
 @pytest.mark.parametrize("k", [7, 19])
 def test_a_singular_step_that_another_factor_solved_is_named_at_a_derivative(k):
     model = mfdeq.trajectory(Epidemic(k), 20, np.array([0.9, 0.1, 0.0]))
@@ -356,3 +369,8 @@ def test_a_trajectory_is_judged_where_each_step_has_its_own_factor_or_all_share_
     assert eq.report.uniqueness.startswith("not judged")
     eq.gradient(mfdeq.LeastSquares(np.arange(3), np.zeros(3)))
     assert eq.report.uniqueness == "judged"
+    alone = mfdeq.trajectory(Epidemic(), 1, np.array([0.9, 0.1, 0.0]))
+    assert mfdeq.solve(alone, np.array([2.0, 0.5])).report.uniqueness == "judged"
+    shared = mfdeq.solve(mfdeq.trajectory(Decay(), 20, np.ones(2)), np.ones(1))
+    assert shared.report.uniqueness == "judged"
+    assert shared.report.forward.setups == 1
