@@ -14,9 +14,7 @@ from ..errors import ArgumentError, is_evaluation_failure
 from ..models.model import Model
 from ..models.problem import Problem
 from ..optimization.equilibria import Equilibria
-from .variables import Variables
-
-ROUNDING_FACTOR = 8  # of states that went through OpenMDAO's scaling and back
+from .variables import Variables, are_as_written
 
 
 class ModelComponent(om.ImplicitComponent):
@@ -149,8 +147,7 @@ class ModelComponent(om.ImplicitComponent):
         eq = self._equilibrium
         if eq is None or not host.array_equal(theta, eq.params):
             return False
-        rounding = ROUNDING_FACTOR * host.finfo(h.dtype).eps * abs(eq.state)
-        return bool(host.all(abs(h - eq.state) <= rounding))
+        return are_as_written(h, eq.state)
 
     def _linearized(self, inputs: Any, outputs: Any) -> Equilibrium:
         if self._equilibrium is None:

@@ -9,8 +9,7 @@ from typing import Any
 from ..arrays.backend import Array, host
 from ..errors import ArgumentError, short_repr
 from ..locks import lock_of
-
-ROUNDING_FACTOR = 8  # of outputs that went through OpenMDAO's scaling and back
+from .variables import are_as_written
 
 
 class _Workspace:
@@ -184,6 +183,4 @@ class ProblemVectors:
 
     def _has_moved(self, values: Array) -> bool:
         """Return whether the outputs are others, since the user has run the problem."""
-        outputs = self._model.get_nonlinear_vectors()[1].asarray()
-        rounding = ROUNDING_FACTOR * host.finfo(values.dtype).eps * abs(values)
-        return not bool(host.all(abs(outputs - values) <= rounding))
+        return not are_as_written(self._model.get_nonlinear_vectors()[1].asarray(), values)

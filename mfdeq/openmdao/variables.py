@@ -10,6 +10,8 @@ from ..arguments import count
 from ..arrays.backend import Array, host
 from ..errors import ArgumentError, short_repr
 
+ROUNDING_FACTOR = 8  # of values that went through OpenMDAO's scaling and back
+
 
 class Variables:
     """Names, shapes and keywords of variables that together are one vector.
@@ -84,3 +86,9 @@ def _with_shape(value: Any, what: str) -> dict[str, Any]:
     shape = keywords.get("shape", host.shape(keywords.get("val", 0.0)) or 1)
     sizes = shape if isinstance(shape, (tuple, list)) else (shape,)
     return {**keywords, "shape": tuple(count(n, f"the shape of {what}") for n in sizes)}
+
+
+def are_as_written(found: Array, written: Array) -> bool:
+    """Test whether values are those that were written, up to OpenMDAO's scaling and back."""
+    rounding = ROUNDING_FACTOR * host.finfo(written.dtype).eps * abs(written)
+    return bool(host.all(abs(found - written) <= rounding))
