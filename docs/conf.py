@@ -4,11 +4,15 @@ import os
 import re
 import shutil
 from configparser import ConfigParser
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 from sphinx.util import logging
 from sphinx_gallery.scrapers import matplotlib_scraper
+from sphinxcontrib.bibtex.plugin import register_plugin as register
+from sphinxcontrib.bibtex.style.referencing import BracketStyle
+from sphinxcontrib.bibtex.style.referencing.author_year import AuthorYearReferenceStyle
 
 import mfdeq
 
@@ -31,6 +35,7 @@ extensions = [
     "numpydoc",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
+    "sphinxcontrib.bibtex",
 ]
 exclude_patterns = ["_build", "gallery_header.rst"]
 templates_path = ["_templates"]
@@ -38,6 +43,21 @@ html_theme = "furo"
 html_title = f"mfdeq {release}"
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
+
+
+@dataclass
+class AuthorsAndYear(AuthorYearReferenceStyle):
+    """References in the text as authors and year, in parentheses."""
+
+    bracket_textual: BracketStyle = field(default_factory=lambda: BracketStyle("(", ")"))
+    bracket_parenthetical: BracketStyle = field(default_factory=lambda: BracketStyle("(", ")"))
+    author_year_sep: str = " "
+
+
+register("sphinxcontrib.bibtex.style.referencing", "authors_and_year", AuthorsAndYear)
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "authors_and_year"
+bibtex_default_style = "plain"
 
 # Formulas are shown without a network: what a browser loads of MathJax is copied into the pages.
 mathjax_path = "mathjax/tex-chtml.js"
