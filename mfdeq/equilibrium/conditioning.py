@@ -295,11 +295,8 @@ def state_changes(
         return change, change, x
     before, along = linearized.A._apply_adjoint(w), x
 
-    def change_at(state: Array) -> float:
+    def change_between(after: CheckedLinearization, state: Array) -> float:
         nonlocal along
-        after = problem.linearize_trial(state)
-        if after is None:
-            return math.nan
         change = abs(float(xp.vecdot(after.A._apply_adjoint(w) - before, x)))
         if scaling.rows is None:
             return change
@@ -310,6 +307,10 @@ def state_changes(
         if size > 0.0 and length > change * size:
             change, along = length / size, moved
         return change
+
+    def change_at(state: Array) -> float:
+        found = problem.evaluate_nearby(state, lambda after: change_between(after, state))
+        return math.nan if found is None else found
 
     # Along x the two errors are w'R and w'(rounding of R) >= 0: add them up with the same sign. The
     # one by rounding is magnified, since that of a state by its last bit may be none at all.

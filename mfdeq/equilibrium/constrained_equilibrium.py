@@ -271,10 +271,16 @@ class ConstrainedEquilibrium(Equilibrium):
         if max(defects) <= allowed and self._combines_zero_rows:
             # W'A vanishes for any W in rows that are zero at this state: ask a generic one.
             base = self.constrained.base(self.problem.theta)
-            there = base.linearize_trial(perturbed(self.problem, self.state))
+            there = base.evaluate_nearby(
+                perturbed(self.problem, self.state),
+                lambda at: (
+                    null_defects(at.A, self.projection.basis),
+                    at.linearization.state_accuracy,
+                ),
+            )
             if there is not None:
-                defects, where = null_defects(there.A, self.projection.basis), " at a state nearby"
-                allowed = self._allowed_defect(there.linearization.state_accuracy)
+                defects, where = there[0], " at a state nearby"
+                allowed = self._allowed_defect(there[1])
         k = int(host.argmax(defects))
         if defects[k] <= allowed:
             return

@@ -12,6 +12,7 @@ from typing import Any
 from ..arrays.backend import Array, host
 from ..errors import ArgumentError, SingularStateError
 from ..locks import lock_of
+from ..models.checked_linearization import CheckedLinearization
 from ..models.constrained import ConstrainedModel
 from ..models.elimination import Elimination
 from ..models.problem import Problem
@@ -67,19 +68,23 @@ def _eliminate(problem: Problem, model: ConstrainedModel, start: Array) -> Elimi
             "constraints"
         )
     state, linearized, spaces = start, base.linearize(start), None
+
     # At the start, which may be zero, A may have other zeros and null vectors as well.
+    def spaces_of(at: CheckedLinearization) -> tuple[CheckedLinearization, NullSpaces | None]:
+        accuracy = at.linearization.state_accuracy
+        return at, find_null_spaces(at.A, size, accuracy, factorize=given is None)
+
     for trial in (perturbed(problem, start), start):
-        there = base.linearize_trial(trial)
+        there = base.evaluate_nearby(trial, spaces_of)
         if there is None:
             continue
+        at, found = there
         if spaces is None:
-            state, linearized = trial, there
-        accuracy = there.linearization.state_accuracy
-        found = find_null_spaces(there.A, size, accuracy, factorize=given is None)
+            state, linearized = trial, at
         if found is None:
             break
         if spaces is None or found.dimension == size:
-            state, linearized, spaces = trial, there, found
+            state, linearized, spaces = trial, at, found
         if spaces.dimension == size:
             break
     if given is None:

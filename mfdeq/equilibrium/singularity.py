@@ -163,14 +163,15 @@ def is_singular_at(
     problem: Problem, state: Array, null: NullVectors, factor: Factor | None = None
 ) -> bool | None:
     """Return whether A is singular at another state; None if the model has no value there."""
-    nearby = problem.linearize_trial(state)
-    if nearby is None:
-        return None
-    A, accuracy = nearby.A, nearby.linearization.state_accuracy
-    limit = max(0.1 * problem.backend.eps**0.5, 10.0 * accuracy)
-    right, left = null.unscaled
-    same = null_residual(A, right, null.scaling), null_residual(A, left, null.scaling, True)
-    return min(same) <= limit or find_null_vectors(A, factor, accuracy) is not None
+
+    def is_singular(nearby: CheckedLinearization) -> bool:
+        A, accuracy = nearby.A, nearby.linearization.state_accuracy
+        limit = max(0.1 * problem.backend.eps**0.5, 10.0 * accuracy)
+        right, left = null.unscaled
+        same = null_residual(A, right, null.scaling), null_residual(A, left, null.scaling, True)
+        return min(same) <= limit or find_null_vectors(A, factor, accuracy) is not None
+
+    return problem.evaluate_nearby(state, is_singular)
 
 
 def lies_on_curve(

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from ..arrays.backend import Array
-from ..errors import is_evaluation_failure
+from ..errors import ModelError, is_evaluation_failure
 from ..locks import cached_property, lock_of, state_to_pickle
 from ..operators.operator import Operator
 from .checked_linearization import CheckedLinearization
 from .checked_model import CheckedModel
 from .linearization import Linearization
 from .model import FixedPointModel, ResidualModel
+
+T = TypeVar("T")
 
 KEPT_EVALUATIONS = 2  # the state of the equilibrium, and one near it
 
@@ -174,6 +176,21 @@ class Problem(CheckedModel):
                     raise
                 self.record_failure(f"{type(error).__name__}: {error}")
                 return None
+
+    def evaluate_nearby(self, h: Array, evaluate: Callable[[CheckedLinearization], T]) -> T | None:
+        """Return evaluate(the linearization at a nearby state), or None if there is no value.
+
+        Derivatives that are known by products are computed with the first product, so that those
+        that do not exist show in `evaluate` alone.
+        """
+        linearized = self.linearize_trial(h)
+        try:
+            return None if linearized is None else evaluate(linearized)
+        except ModelError as error:
+            if not error.non_finite:
+                raise
+            self.record_failure(f"{type(error).__name__}: {error}")
+            return None
 
     def linearize_for_comparison(self, h: Array) -> CheckedLinearization:
         """Linearize with independent truncation errors, to estimate the accuracy of derivatives.

@@ -307,6 +307,23 @@ def solve_with_total(total):
     return {"sum": float(eq.state[:2].sum())}
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_redundant_equations_are_found_where_the_model_has_no_derivative_nearby(given):
+    jax_numpy = pytest.importorskip("jax.numpy")
+
+    def exchange(h, theta):
+        rate = jax_numpy.sqrt(0.501 - h[0]) - theta[0] * h[1]  # NaN as soon as h[0] is larger
+        return jax_numpy.stack([rate, -rate])
+
+    start = np.array([0.5, 0.5])
+    model = mfdeq.from_jax(exchange, start, np.ones(1), "residual")
+    redundant = np.ones((2, 1)) if given else "detect"
+    total = mfdeq.LinearConstraint(np.ones((1, 2)), 1.0)
+    eq = mfdeq.solve(mfdeq.constrain(model, total, redundant), np.array([0.25]), start)
+    root = -7.0 + np.sqrt(49.0 + 16.0 * 0.501 - 1.0)  # of 0.501 - h = (1 - h)² / 16
+    assert eq.state == pytest.approx([root, 1.0 - root], rel=1e-10)
+
+
 def test_redundant_equations_are_found_once():
     model = network()
     mfdeq.solve(model, THETA)
