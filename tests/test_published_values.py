@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import functools
 import importlib.util
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support import cereals
+from support import aiyagari, cereals
 from support.published_models import (
     BoundaryLayer,
     LogMembrane,
@@ -67,6 +68,18 @@ def gmm_objective():
     return mfdeq.minimize(F, cereals.START, metric=1.0 / sizes**2).value
 
 
+@functools.cache
+def aiyagari_economy():
+    pytest.importorskip("jax", reason="the economy is a function of JAX")
+    model = aiyagari.economy()
+    return mfdeq.solve(model, aiyagari.PARAMS)
+
+
+def capital_and_interest():
+    capital = aiyagari_economy().state[aiyagari.CAPITAL]
+    return capital, aiyagari.prices(capital, aiyagari.PARAMS)[0]
+
+
 VALUES = {
     "Blasius' boundary layer": lambda: wall_shear(0.0) / math.sqrt(2.0),
     "Falkner–Skan, β = 0": lambda: wall_shear(0.0),
@@ -77,6 +90,8 @@ VALUES = {
     "Kuramoto–Sivashinsky, L = 22: E3": lambda: Patterns.energy(pattern("E3")),
     "Nine buses": nose,
     "Cereals, 94 markets": gmm_objective,
+    "Aiyagari economy": lambda: capital_and_interest()[1],
+    "Aiyagari economy, its capital": lambda: capital_and_interest()[0],
     "Membrane": log_likelihood,
 }
 SLOW = {"Cereals, 94 markets"}
@@ -138,6 +153,34 @@ def test_derivatives_of_the_demand_for_cereals_pass_verification():
     F = demand_for_cereals()
     state = F.equilibrium(cereals.START).state
     assert mfdeq.verify(F.model, cereals.START, F.loss, h0=state).verdict == "PASS"
+
+
+@pytest.mark.slow
+def test_derivatives_of_the_aiyagari_economy_pass_verification():
+    eq = aiyagari_economy()
+    loss = mfdeq.LeastSquares([aiyagari.CAPITAL], np.array([5.0]))
+    assert mfdeq.verify(eq.model, aiyagari.PARAMS, loss, h0=eq.state).verdict == "PASS"
+
+
+def test_capital_of_the_aiyagari_economy_has_the_derivatives_of_its_difference_quotients():
+    eq = aiyagari_economy()
+    observed = np.eye(eq.state.size)[aiyagari.CAPITAL]
+    gradient = eq.sensitivity.H @ observed
+    for k, size in enumerate(aiyagari.PARAMS):
+        step = 1e-5 * size * np.eye(aiyagari.PARAMS.size)[k]
+        after, before = (
+            mfdeq.solve(eq.model, aiyagari.PARAMS + x, eq.state).state[aiyagari.CAPITAL]
+            for x in (step, -step)
+        )
+        assert gradient[k] == pytest.approx((after - before) / (2.0 * step[k]), rel=1e-6)
+
+
+def test_households_of_the_aiyagari_economy_are_a_distribution():
+    eq = aiyagari_economy()
+    masses = eq.state[aiyagari.SIZE : aiyagari.CAPITAL].reshape(2, -1)
+    assert masses.min() > -1e-15
+    assert masses.sum(axis=1) == pytest.approx([0.5, 0.5], rel=1e-10)
+    assert abs(eq.imbalance[0]) < 1e-12
 
 
 @pytest.mark.parametrize("name", PATTERNS)
