@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar, cast
 
 from ..errors import short_repr
+from .host_names import check_host, named_host
 from .served_model import ProtocolError, ServedModel
 
 PROTOCOL_VERSION = 1.0
@@ -31,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
         return cast(Any, self.server).models
 
     def do_HEAD(self) -> None:  # noqa: D102
-        self._send({}, 200)
+        self._answer(dict)
 
     def do_GET(self) -> None:  # noqa: D102
         self._answer(self._get)
@@ -42,6 +43,7 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, compute: Any) -> None:
         """Send what a function returns, or its error."""
         try:
+            self._check_host()
             answer, status = compute(), 200
         except ProtocolError as error:
             answer, status = _error(error.kind, error), error.status
@@ -49,6 +51,17 @@ class Handler(BaseHTTPRequestHandler):
             log.debug("%s failed", self.path, exc_info=True)
             answer, status = _error(type(error).__name__, error), 500
         self._send(answer, status)
+
+    def _check_host(self) -> None:
+        """Refuse a request that names another host; clients of HTTP/1.0 need not name any."""
+        named = self.headers.get_all("Host", [])
+        if not named and self.request_version == "HTTP/1.0":
+            return
+        closing, self.close_connection = self.close_connection, True  # the body is not read
+        server: Any = self.server
+        addresses = [x[0] for x in (server.server_address, self.connection.getsockname())]
+        check_host(named_host(named), addresses, server.allowed_hosts)
+        self.close_connection = closing
 
     def _get(self) -> dict[str, Any]:
         if self.path != "/Info":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import socketserver
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http.server import HTTPServer
 from numbers import Integral
 from typing import Any, Self
@@ -13,6 +14,7 @@ from ..errors import ArgumentError, short_repr
 from ..models.model import Model
 from ..optimization.functional import Functional
 from .handler import Handler, log
+from .host_names import address_family, checked_names
 from .served_model import ServedModel
 
 CALLER = "mfdeq.umbridge.serve"
@@ -24,6 +26,7 @@ def serve(
     *,
     port: int = 4242,
     host: str = "127.0.0.1",
+    allowed_hosts: str | Iterable[str] = (),
     **solve_options: Any,
 ) -> Server:
     """Serve functionals and models by the protocol of UM-Bridge, until the server is closed.
@@ -36,8 +39,12 @@ def serve(
     port : int, optional
         The port; 0 for a free one.
     host : str, optional
-        The address to listen at. By default only programs on this machine can connect. Whoever can
-        connect may evaluate what is served: there are no passwords.
+        The address to listen at, of IPv4 or IPv6, or a name of this machine. By default only
+        programs on this machine can connect; "0.0.0.0" or "::" are all of its addresses. Whoever
+        can connect may evaluate what is served: there are no passwords.
+    allowed_hosts : str or iterable of str, optional
+        Further names by which clients reach the server, without a port. Requests that name another
+        host than these, `host`, the address that they reach or a loopback name are refused.
     **solve_options
         Options of `mfdeq.solve` for models: method, solver, rtol, max_iterations, lower, upper.
         A functional has its own.
@@ -50,10 +57,10 @@ def serve(
     Raises
     ------
     ArgumentError
-        If something else than models and functionals is to be served, `port` is no port, an option
-        is unknown, or there are options and no model.
+        If something else than models and functionals is to be served, `port` is no port, a host is
+        no name, an option is unknown, or there are options and no model.
     OSError
-        If the port is taken.
+        If the port is taken, or this machine has no such address.
 
     Notes
     -----
@@ -65,7 +72,9 @@ def serve(
 
     Requests are JSON, of a length that follows from P and N; nothing in them is executed. Errors
     have a type and a message: "ModelNotFound", "InvalidInput" or "InvalidOutput" as in other
-    servers of UM-Bridge, or the name of an error of mfdeq, such as "ConvergenceError".
+    servers of UM-Bridge, or the name of an error of mfdeq, such as "ConvergenceError". A request
+    whose Host header names another host is "Forbidden" (status 403): else a page in a browser could
+    read the answers by having its own name resolve to this server (DNS rebinding).
 
     References
     ----------
@@ -102,7 +111,7 @@ def serve(
         name: ServedModel(x, CALLER, {} if name in exempt else solve_options)
         for name, x in served.items()
     }
-    return Server((host, _checked_port(port)), models)
+    return Server((host, _checked_port(port)), models, allowed_hosts)
 
 
 def _checked_port(port: Any) -> int:
@@ -124,6 +133,8 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
     address : tuple of str and int
         The host and the port.
     models : dict of str to ServedModel
+    allowed_hosts : str or iterable of str
+        As of `serve`.
 
     Attributes
     ----------
@@ -144,16 +155,28 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
 
     daemon_threads = True  # those of requests
 
-    def __init__(self, address: tuple[str, int], models: dict[str, ServedModel]) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        models: dict[str, ServedModel],
+        allowed_hosts: str | Iterable[str] = (),
+    ) -> None:
         self.models = models
+        self.address_family = address_family(*address, CALLER)
+        self.allowed_hosts = checked_names(allowed_hosts, CALLER) | checked_names(
+            address[0] or (), CALLER
+        )
         super().__init__(address, Handler)
         self._thread = threading.Thread(target=self.serve_forever, name=CALLER, args=(0.05,))
         self._thread.start()
 
     @property
     def url(self) -> str:
-        """What a client connects to, "http://127.0.0.1:4242"."""
-        return f"http://{self.server_address[0]!s}:{self.server_address[1]}"
+        """What a client connects to, "http://127.0.0.1:4242" or "http://[::1]:4242"."""
+        host, port = self.server_address[:2]
+        if self.address_family == socket.AF_INET6:
+            host = f"[{str(host).replace('%', '%25')}]"
+        return f"http://{host!s}:{port}"
 
     def wait(self) -> None:
         """Serve until the program is interrupted, and close then."""

@@ -51,7 +51,7 @@ def server():
 
 def ask(server, path, fields=None, body=None, headers=()):
     """The status and the answer of a request."""
-    connection = http.client.HTTPConnection(*server.server_address, timeout=30)
+    connection = http.client.HTTPConnection(*server.server_address[:2], timeout=30)
     try:
         if fields is not None:
             body = json.dumps(fields)
@@ -198,7 +198,7 @@ def test_long_requests_are_refused_unread(server):
     assert "at most" in answer["error"]["message"]
     for length in ("-1", "1e3", "٣"):
         with socket.create_connection(server.server_address, timeout=30) as connection:
-            head = f"POST /Evaluate HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+            head = f"POST /Evaluate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
             connection.sendall(head.encode())
             assert connection.recv(100).startswith(b"HTTP/1.1 411")
 
@@ -240,6 +240,96 @@ def test_a_client_of_http_1_0_may_read_until_the_connection_ends(server):
         connection.sendall((head + body).encode())
         parts = list(iter(lambda: connection.recv(4096), b""))
     assert json.loads(b"".join(parts).partition(b"\r\n\r\n")[2])["output"]
+
+
+# The hosts that requests may name.
+
+
+def status_for(server, host, path="/Info"):
+    return ask(server, path, headers={"Host": host}.items())
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.0.0.1:80", "localhost", "LocalHost.:4242", "[::1]:4242", "127.1.2.3"],
+)
+def test_requests_that_name_this_machine_are_served(server, host):
+    assert status_for(server, host)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:4242", "localhost.evil.example", "10.0.0.1", "[2001:db8::1]"],
+)
+def test_requests_that_name_another_host_are_refused_in_words(server, host):
+    status, answer = status_for(server, host)
+    assert (status, answer["error"]["type"]) == (403, "Forbidden")
+    for words in ("127.0.0.1, localhost", host.removesuffix(":4242").strip("[]"), "allowed_hosts="):
+        assert words in answer["error"]["message"]
+    assert status_for(server, host, "/Elsewhere")[0] == 403
+
+
+def test_nothing_is_computed_for_another_host():
+    functional = functional_of_three_parameters()
+    with mfdeq.umbridge.serve(functional, port=0) as server:
+        request = request_for("Evaluate", 1, "functional")
+        for method in ("POST", "HEAD"):
+            connection = http.client.HTTPConnection(*server.server_address, timeout=30)
+            connection.request(method, "/Evaluate", json.dumps(request), {"Host": "evil.example"})
+            answer = connection.getresponse()
+            assert (answer.status, answer.will_close) == (403, True)
+            connection.close()
+    assert functional.solves == 0
+
+
+@pytest.mark.parametrize("hosts", ["", "Host: localhost\r\nHost: localhost\r\n", "Host: a b\r\n"])
+def test_a_request_of_http_1_1_names_one_host(server, hosts):
+    with socket.create_connection(server.server_address, timeout=30) as connection:
+        connection.sendall(f"GET /Info HTTP/1.1\r\n{hosts}\r\n".encode())
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"one Host header" in answer
+
+
+def test_names_that_the_user_passes_are_served():
+    served, names = model_of_two_unknowns(), ("Solver.Example.org", "2001:DB8:0::1")
+    with mfdeq.umbridge.serve(served, port=0, allowed_hosts=names) as server:
+        for host in ("solver.example.org", "SOLVER.example.org.:80", "[2001:db8::1]", "localhost"):
+            assert status_for(server, host)[0] == 200
+        assert status_for(server, "example.org")[0] == 403
+    with mfdeq.umbridge.serve(served, port=0, host="localhost", allowed_hosts="a.b") as server:
+        assert ask(server, "/Info")[0] == status_for(server, "a.b")[0] == 200
+
+
+def test_a_server_at_all_addresses_serves_the_one_that_a_connection_reaches():
+    with mfdeq.umbridge.serve(model_of_two_unknowns(), port=0, host="0.0.0.0") as server:
+        with socket.create_connection(("127.0.0.2", server.server_address[1])) as connection:
+            for host, status in (("127.0.0.2", b"200"), ("192.0.2.1", b"403")):
+                connection.sendall(f"GET /Info HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                assert connection.recv(4096).startswith(b"HTTP/1.1 " + status)
+        assert ask(server, "/Info")[0] == 200
+
+
+def has_ipv6():
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no address of IPv6")
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_a_server_listens_at_an_address_of_ipv6(host):
+    with mfdeq.umbridge.serve(model_of_two_unknowns(), port=0, host=host) as server:
+        port = server.server_address[1]
+        assert server.url == f"http://[{host}]:{port}"
+        for url in (server.url, f"http://[::1]:{port}"):
+            with urllib.request.urlopen(f"{url}/Info", timeout=30) as answer:
+                assert json.load(answer)["models"] == ["state"]
+        status, answer = status_for(server, "evil.example")
+        assert status == 403
+        assert "::1, localhost" in answer["error"]["message"]
 
 
 # What is computed.
@@ -408,6 +498,12 @@ def test_wrong_arguments_are_refused():
     for port in ("4242", -1, 65536, 80.0, True, None):
         with pytest.raises(mfdeq.ArgumentError, match=r"port of .*: expected an integer"):
             mfdeq.umbridge.serve(model_of_two_unknowns(), port=port)
+    with pytest.raises(mfdeq.ArgumentError, match=r"host of .*: expected the name or the address"):
+        mfdeq.umbridge.serve(model_of_two_unknowns(), port=0, host=127)
+    for name in ("http://a", "a:80", "[::1]:80", "*", "", "a b", 1, None):
+        for names in ([name], name):
+            with pytest.raises(mfdeq.ArgumentError, match=r"allowed_hosts of .*: expected names"):
+                mfdeq.umbridge.serve(model_of_two_unknowns(), port=0, allowed_hosts=names)
 
 
 def test_options_are_those_of_the_models_beside_functionals():
