@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from ..arrays.backend import host
 from ..arrays.optional_packages import import_optional
 from .intact_arrays import IntactArrays
 from .provenance import utc_now
-from .records import Record, Session, Status
-from .report_figures import draw_figures, numeric_columns, with_unit
+from .queries import IntactRows
+from .records import Record, Session
+from .report_figures import draw_figures, numeric_columns
+from .report_labels import with_unit
 
 MAX_ROWS = 1000  # of the table of cases
 MAX_FAILURES = 50
@@ -21,30 +23,19 @@ MAX_DAMAGED = 50
 SUMMARY_COLUMNS = ("cases", "smallest", "10 %", "median", "90 %", "largest")
 
 
-def html_report(
-    name: str,
-    function: str | None,
-    status: Status,
-    records: Sequence[Record],
-    sessions: Sequence[Session],
-    units: Mapping[str, str],
-) -> str:
+def html_report(name: str, rows: IntactRows) -> str:
     """Return a study as one HTML page that contains its figures.
 
-    An array that cannot be read is named in the page, and left out of the figures.
+    Rows of the database and arrays that cannot be read are named in the page, and left out of it.
 
     Parameters
     ----------
     name : str
         The title.
-    function : str or None
-        The qualified name of the function; None if no case has been run.
-    status : Status
-    records : sequence of Record
-    sessions : sequence of Session
-    units : mapping of str to str
-        The units of parameters and outputs.
+    rows : IntactRows
+        What can be read of the study.
     """
+    records, status, units = rows.records, rows.status, rows.units
     jinja2 = import_optional("jinja2", "studies")
     template = Path(__file__).with_name("report.html").read_text("utf-8")
     page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(template)
@@ -56,7 +47,7 @@ def html_report(
     figures = draw_figures(done, units, arrays)
     return page.render(
         title=name,
-        function=function or "no case yet",
+        function=rows.function or ("unknown function" if records else "no case yet"),
         written=utc_now()[:16].replace("T", " ") + " UTC",
         status=status,
         total=max(status.planned, len(records), 1),
@@ -65,6 +56,8 @@ def html_report(
         summary_columns=SUMMARY_COLUMNS,
         summary=[(with_unit(n, units), row) for n, row in _summary_table(done)],
         figures=figures,
+        damaged_rows=rows.damaged[:MAX_DAMAGED],
+        more_damaged_rows=max(0, len(rows.damaged) - MAX_DAMAGED),
         damaged=arrays.damaged[:MAX_DAMAGED],
         more_damaged=max(0, len(arrays.damaged) - MAX_DAMAGED),
         unchecked=unchecked,
@@ -73,7 +66,7 @@ def html_report(
         case_columns=[with_unit(n, units) for n in case_columns],
         cases=cases,
         arrays=", ".join(_array_shapes(done)),
-        sessions=[_session_row(session) for session in sessions],
+        sessions=[_session_row(session) for session in rows.sessions],
     )
 
 

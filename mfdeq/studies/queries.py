@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from ..errors import ArgumentError, StudyError, short_repr
 from .cases import check_name, checked_units
@@ -13,7 +14,10 @@ from .records import Record, Session, Status, Values
 from .schema import COLUMNS, row_digest
 from .store import Store
 
+T = TypeVar("T")
+
 NAMES = tuple(COLUMNS.split(", "))
+SESSION = "started, provenance"
 # Of a session, what reports show.
 SHOWN, SHOWN_OF_MACHINE = ("python", "commit"), ("host", "cpus", "platform")
 
@@ -23,6 +27,72 @@ def read_records(store: Store) -> list[Record]:
     sessions = {number: session.provenance for number, session in _read_sessions(store)}
     rows = store.select(f"select {COLUMNS} from records order by rowid")
     return [_record_of(store, row, sessions) for row in rows]
+
+
+@dataclass(frozen=True)
+class IntactRows:
+    """What the database of a study holds as it was written.
+
+    Attributes
+    ----------
+    function : str or None
+        The qualified name of the function; None if no case has been run, or its row is damaged.
+    units : dict of str to str
+    status : Status
+        Of the intact records.
+    records : list of Record
+        Those of a damaged session have no provenance.
+    sessions : list of Session
+    damaged : list of str
+        A message for each row that is left out.
+    """
+
+    function: str | None
+    units: dict[str, str]
+    status: Status
+    records: list[Record]
+    sessions: list[Session]
+    damaged: list[str]
+
+
+def read_intact_rows(store: Store) -> IntactRows:
+    """Return what can be read of a study, with a message for each row that is damaged."""
+    damaged: list[str] = []
+
+    def read(function: Callable[..., T], *arguments: Any) -> T | None:
+        try:
+            return function(store, *arguments)
+        except StudyError as error:
+            damaged.append(str(error))
+            return None
+
+    sessions: dict[int, Session | None] = {}
+    planned = 0
+    query = f"select id, planned, {SESSION} from sessions order by id"
+    for number, cases, *session in store.select(query):
+        sessions[number] = read(_session_of, number, session)
+        planned = cases if isinstance(cases, int) else planned
+    provenances = {n: {} if x is None else x.provenance for n, x in sessions.items()}
+    records = []
+    for row in store.select(f"select {COLUMNS} from records order by rowid"):
+        record = read(_record_of, row, provenances)
+        records += [] if record is None else [record]
+    done = sum(record.status == "done" for record in records)
+    status = Status(
+        done=done,
+        failed=len(records) - done,
+        planned=planned,
+        running=store.is_being_written(),
+        seconds=sum(record.seconds for record in records),
+    )
+    return IntactRows(
+        function=read(Store.setting, "function"),
+        units=read(read_units) or {},
+        status=status,
+        records=records,
+        sessions=[session for session in sessions.values() if session is not None],
+        damaged=damaged,
+    )
 
 
 def damaged_rows(store: Store) -> list[int]:
@@ -110,11 +180,14 @@ def read_units(store: Store) -> dict[str, str]:
 
 
 def _read_sessions(store: Store) -> list[tuple[int, Session]]:
-    rows = store.select("select id, started, provenance from sessions order by id")
-    with _explain_damage(store, "its sessions"):
-        return [
-            (number, Session(str(started), _provenance(text))) for number, started, text in rows
-        ]
+    rows = store.select(f"select id, {SESSION} from sessions order by id")
+    return [(number, _session_of(store, number, row)) for number, *row in rows]
+
+
+def _session_of(store: Store, number: int, row: list[str]) -> Session:
+    started, provenance = row
+    with _explain_damage(store, f"session {number}"):
+        return Session(str(started), _provenance(provenance))
 
 
 def _provenance(text: str) -> dict[str, Any]:

@@ -9,7 +9,14 @@ from typing import Any
 
 from ..tables import MAX_TABLE_ROWS, ShownAsTable, Table
 from .html_report import html_report
-from .queries import read_outputs, read_records, read_sessions, read_status, read_units
+from .queries import (
+    read_intact_rows,
+    read_outputs,
+    read_records,
+    read_sessions,
+    read_status,
+    read_units,
+)
 from .records import Record, Session, Status, Values
 from .store import Store
 from .tables import to_pandas, to_xarray
@@ -181,8 +188,12 @@ class RecordedStudy(ShownAsTable):
         -----
         Outputs with two dimensions are drawn as maps, of at most six cases; of those with three,
         maps are slices of one case. An output whose name ends in "eigenvalues" is drawn in the
-        order of `mfdeq.plot.spectrum`, by falling magnitude; all other short vectors by index.
-        An array that is damaged is named, and the rest of the page is made without it.
+        order of `mfdeq.plot.spectrum`, by falling magnitude; other short vectors by index, with
+        quantiles over the cases. Longer vectors, and those whose lengths differ, are curves of at
+        most six cases; of complex numbers, of their magnitudes.
+
+        A row of the database or an array that is damaged is named, and the rest of the page is made
+        without it.
 
         Examples
         --------
@@ -194,14 +205,7 @@ class RecordedStudy(ShownAsTable):
         >>> "length (m)" in study.to_html()
         True
         """
-        return html_report(
-            name=self.directory.resolve().name,
-            function=self.store.setting("function"),
-            status=self.status(),
-            records=self.records(),
-            sessions=self.sessions(),
-            units=self.units,
-        )
+        return html_report(self.directory.resolve().name, read_intact_rows(self.store))
 
     def to_xarray(self, dims: Sequence[str] = (), names: Sequence[str] | None = None) -> Any:
         """Return the outputs of the cases that are done, arrays included. Needs xarray.

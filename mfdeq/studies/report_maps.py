@@ -10,11 +10,10 @@ from typing import Any
 from ..arrays.backend import Array, host
 from .intact_arrays import IntactArrays
 from .records import Record
+from .report_labels import describe_case, differing_params, spread
 
-MAX_PANELS = 6
 COLUMNS = 3
 MAX_PIXELS = 240  # along a side of a map; of larger arrays every second, third, ... row is drawn
-MAX_LABELS = 3  # parameters above a map
 MIN_OTHER_SIGN = 0.1  # of the largest magnitude, from which zero is in the middle of the colours
 MAX_ASPECT = 5.0  # of the sides of an array whose cells are drawn as squares
 
@@ -30,7 +29,7 @@ def maps_of(
     Of an array with two dimensions, panels are cases; of one with three, they are places along
     the first axis, such as times, of one case.
     """
-    describe = functools.partial(_describe, names=_differing_params(done), units=units)
+    describe = functools.partial(describe_case, names=differing_params(done), units=units)
     names = dict.fromkeys(name for record in done for name in record.outputs)
     for name in names:
         for dimensions in (2, 3):
@@ -77,7 +76,7 @@ def _cases(
     chosen: Sequence[Record], name: str, arrays: IntactArrays, describe: Describe
 ) -> list[Panel]:
     panels = []
-    for record in _spread([r for r in chosen if arrays.is_readable(r, name)]):
+    for record in spread([r for r in chosen if arrays.is_readable(r, name)]):
         values = arrays.read(record, name)
         if values is not None and values.dtype.kind in "biuf":
             panels.append((describe(record.params.plain), values.astype(float)))
@@ -92,29 +91,9 @@ def _slices(
         if values is not None and values.dtype.kind in "biuf":
             case = describe(record.params.plain)
             title = f"maps of {name} by its first index, case {case}".removesuffix(", case ")
-            indices = _spread(range(len(values)))
+            indices = spread(range(len(values)))
             return title, [(f"{name}[{i}]", values[i].astype(float)) for i in indices]
     return "", []
-
-
-def _spread(items: Sequence[Any]) -> list[Any]:
-    """Return at most as many items as there are panels, from the first to the last."""
-    count = min(MAX_PANELS, len(items))
-    return [items[i * (len(items) - 1) // max(1, count - 1)] for i in range(count)]
-
-
-def _differing_params(done: Sequence[Record]) -> list[str]:
-    """Return the parameters, arrays aside, that are not the same in all cases."""
-    tables = [record.params.plain for record in done]
-    names = dict.fromkeys(name for table in tables for name in table)
-    return [name for name in names if len({repr(table.get(name)) for table in tables}) > 1]
-
-
-def _describe(params: Mapping[str, Any], names: Sequence[str], units: Mapping[str, str]) -> str:
-    shown = [name for name in names if name in params][:MAX_LABELS]
-    values = [f"{params[n]:.4g}" if isinstance(params[n], float) else params[n] for n in shown]
-    texts = [f"{name} {str(x)[:20]}" for name, x in zip(shown, values, strict=True)]
-    return ", ".join(f"{x} {units.get(n, '')}".rstrip() for n, x in zip(shown, texts, strict=True))
 
 
 def _colours(images: Sequence[Array]) -> dict[str, Any]:

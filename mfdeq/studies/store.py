@@ -119,6 +119,7 @@ class Store:
             with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=DATABASE_TIMEOUT)) as db:
                 for pragma in SAFE_PRAGMAS:
                     db.execute(pragma)
+                db.text_factory = _text_or_bytes
                 yield db
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise StudyError(
@@ -343,6 +344,14 @@ def _write_arrays(session: int, attempt: int, item: FinishedCase, folder: Path) 
         json.dumps(outcome.worker),
     )
     return *row, row_digest(row)
+
+
+def _text_or_bytes(data: bytes) -> str | bytes:
+    """Return text, or bytes where it is damaged, so that the other rows can be read."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
 
 
 def _open_no_link(path: str, flags: int) -> int:

@@ -88,7 +88,7 @@ def test_damaged_sessions_and_settings_are_errors(study, text):
     with refused(mfdeq.StudyError, "the setting 'function' is damaged"):
         run(study)
     execute(study, "update sessions set provenance = ?", text)
-    with refused(mfdeq.StudyError, "its sessions cannot be read"):
+    with refused(mfdeq.StudyError, "session 1 cannot be read"):
         study.records()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
+import sqlite3
 
 import numpy as np
 import pytest
@@ -47,22 +49,23 @@ def test_an_empty_study_is_reported(tmp_path):
     assert "no case yet" in mfdeq.Study(tmp_path).to_html()
 
 
+def draw(study, records, arrays):
+    """Draw the figures of the report, by their titles."""
+    from matplotlib.figure import Figure
+
+    figures = {}
+    for title, size, plot in drawings(records, study.units, arrays):
+        figures[title] = Figure(figsize=size)
+        plot(figures[title])
+    return figures
+
+
 @pytest.fixture
 def drawn(study):
     """Run cases with fields, and return a function that draws the figures of the report."""
-    from matplotlib.figure import Figure
-
     units = {"x": "m", "depth": "m$^2$", "eigenvalues": "1/s"}
     records = study.map(functions.fields, grid(x=[1.0, 2.0, 3.0]), workers=0, units=units)
-
-    def draw(arrays):
-        figures = {}
-        for title, size, plot in drawings(records, study.units, arrays):
-            figures[title] = Figure(figsize=size)
-            plot(figures[title])
-        return figures
-
-    return study, records, draw
+    return study, records, functools.partial(draw, study, records)
 
 
 def test_maps_show_each_stored_field_with_one_scale(drawn):
@@ -158,3 +161,78 @@ def test_arrays_beyond_a_limit_are_counted_as_unchecked(drawn):
     arrays = IntactArrays()
     assert arrays.check(records, limit=size) == 2 * len(records[0].outputs)
     assert arrays.damaged == []
+
+
+def test_vectors_are_drawn_as_curves_whatever_their_lengths(study):
+    cases = grid(n=[100, 150, 200])
+    records = study.map(functions.vectors, cases, workers=0, units={"state": "K$", "wave": "V"})
+    figures = draw(study, records, IntactArrays())
+    assert figures.keys() == {f"{name} by index" for name in ("state", "profile", "list", "wave")}
+    [ax] = figures["state by index"].axes
+    assert ax.get_ylabel() == r"state (K\$)"
+    assert [text.get_text() for text in ax.get_legend().texts] == ["n 100", "n 150", "n 200"]
+    for line, record in zip(ax.lines, records, strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), record.outputs["state"].ravel())
+        assert list(line.get_xdata()[[0, -1]]) == [1, record.params["n"]]
+    [ax] = figures["wave by index"].axes
+    assert ax.get_ylabel() == "|wave (V)|"
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), 150.0)
+    long = figures["profile by index"].axes[0].lines[0]
+    np.testing.assert_array_equal(long.get_xdata(), np.arange(1, 5001, 3))
+    np.testing.assert_array_equal(long.get_ydata(), np.arange(0.0, 5000.0, 3) - 100)
+    assert [text.get_text() for text in figures["list by index"].axes[0].get_legend().texts] == [
+        "10 % to 90 % of cases",
+        "median",
+    ]
+    assert study.to_html().count("<img ") == 4
+
+
+def test_at_most_six_vectors_are_drawn_and_damaged_ones_left_out(study):
+    records = study.map(functions.vectors, grid(n=list(range(100, 120))), workers=0)
+    file = records[0].outputs.file("state")
+    file.write_bytes(file.read_bytes()[:-1])
+    arrays = IntactArrays()
+    arrays.check(records)
+    lines = draw(study, records, arrays)["state by index"].axes[0].lines
+    assert [line.get_ydata().size for line in lines] == [101, 104, 108, 111, 115, 119]
+
+
+def execute(study, command, *values):
+    with contextlib.closing(sqlite3.connect(study.store.path)) as db, db:
+        db.execute(command, values)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["outputs = '{\"sum\": 9}'", "outputs = x'00'", "error = cast(x'ff' as text)", "params = ''",
+     "status = 'failed'", "seconds = 'never'", "session = 9", "key = 'elsewhere'"],
+)  # fmt: skip
+def test_a_damaged_record_is_named_and_the_rest_is_reported(study, change):
+    records = study.map(functions.pair, functions.PAIRS[:3], workers=0)
+    execute(study, f"update records set {change} where key = ?", records[1].key)
+    page = mfdeq.Study(study.directory).to_html()
+    named = "elsewhere" if change.startswith("key") else records[1].key
+    [message] = re.findall(r"<li>(.*?)</li>", page)
+    assert f"{study.store.path}: the record of case &#39;{named}&#39; cannot be read" in message
+    assert "2 of 3 planned cases done" in page
+    assert "1 row damaged" in page
+    assert page.count("<td>done</td>") == 2
+    assert 'alt="state by index"' in page
+    with pytest.raises(mfdeq.StudyError, match="damaged"):
+        study.records()
+
+
+def test_damaged_sessions_and_settings_are_named_and_the_rest_is_reported(study):
+    for count in (2, 3):
+        study.map(functions.pair, functions.PAIRS[:count], workers=0, units={"i": "m"})
+    execute(study, "update sessions set provenance = '{' where id = 1")
+    execute(study, "update settings set value = '[' where name in ('units', 'function')")
+    page = mfdeq.Study(study.directory).to_html()
+    messages = re.findall(r"<li>(.*?)</li>", page)
+    assert len(messages) == 3
+    for words in ("session 1 cannot", "setting &#39;units&#39;", "setting &#39;function"):
+        assert sum(words in message for message in messages) == 1
+    assert page.count("<td>done</td>") == 3
+    assert "unknown function" in page
+    assert "3 rows damaged" in page
+    assert 'alt="state by index"' in page

@@ -104,6 +104,20 @@ def fields(x):
     }
 
 
+def vectors(n):
+    index = np.arange(n, dtype=float)
+    return {
+        "state": index[:, None] ** 2,
+        "profile": np.arange(5000.0) - n,
+        "list": [n, 1.5, -2.0],
+        "wave": np.exp(1j * index) * n,
+        "one": np.array([float(n)]),
+        "names": np.array(["a", "b", "c"]),
+        "cells": [[1, 2], [3, 4]],
+        "none": np.zeros(0),
+    }
+
+
 def masked_array(i):
     return {"x": np.ma.masked_array([1.0, 2.0], [False, True])}
 
