@@ -105,7 +105,7 @@ _MODULES = {
     "AccuracyWarning": "errors",
     "StudyWarning": "errors",
     "WorkerWarning": "errors",
-    "SmallestSingular": "equilibrium.conditioning",
+    "SmallestSingular": "equilibrium.smallest_singular",
     "ShiftedInverse": "equilibrium.lagrangian_system",
 }
 

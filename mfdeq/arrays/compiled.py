@@ -11,6 +11,7 @@ import contextlib
 import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -291,6 +292,14 @@ class Rows:
         transpose = Rows(self.matrix.T)
         transpose.__dict__["T"] = self
         return transpose
+
+    def __abs__(self) -> Rows:
+        # The diagonals are not looked for again.
+        sizes, diagonals = Rows(abs(self.matrix)), self._diagonals
+        if diagonals is not None:
+            diagonals = replace(diagonals, entries=abs(diagonals.entries))
+        sizes.__dict__["_diagonals"] = diagonals
+        return sizes
 
     @cached_property
     def _diagonals(self) -> Diagonals | None:

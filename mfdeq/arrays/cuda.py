@@ -192,6 +192,9 @@ class Rows:
         """The transpose, also stored by rows, since sums along columns would need atomics."""
         return Rows(self.matrix.T)
 
+    def __abs__(self) -> Rows:
+        return Rows(abs(self.matrix))
+
     def __matmul__(self, x: Array) -> Array:
         y = self.xp.empty((self.shape[0], *x.shape[1:]), dtype=self.matrix.dtype)
         return self._into(y, x, 0)

@@ -7,11 +7,12 @@ from typing import Any
 
 from ..arrays.backend import Array, array_on_host, host
 from ..arrays.dense_blocks import iterate_powers
-from ..equilibrium.conditioning import SmallestSingular, digits_left
+from ..equilibrium.conditioning import digits_left
 from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.null_vectors import NullVectors
 from ..equilibrium.reduced_hessian import ReducedHessian
 from ..equilibrium.singularity import describe
+from ..equilibrium.smallest_singular import SmallestSingular
 from ..equilibrium.uniqueness import Examined, examine_singularity
 from ..errors import SingularStateError
 from ..linear.block_diagonal import BlockDiagonal, BlockDiagonalFactor

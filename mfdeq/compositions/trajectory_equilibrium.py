@@ -7,11 +7,15 @@ from typing import Any
 
 from ..arrays.backend import Array
 from ..arrays.memory import translate_memory_errors
-from ..equilibrium.conditioning import SmallestSingular, singular_state_error, smallest_singular
 from ..equilibrium.equilibrium import Equilibrium
 from ..equilibrium.gradients import reduced_gradient
 from ..equilibrium.null_vectors import NullVectors, find_null_vectors
 from ..equilibrium.singularity import describe
+from ..equilibrium.smallest_singular import (
+    SmallestSingular,
+    singular_state_error,
+    smallest_singular,
+)
 from ..equilibrium.uniqueness import Examined
 from ..errors import ConvergenceError, SingularStateError
 from ..linear.rounding import MIN_DIGITS, rounding_digits

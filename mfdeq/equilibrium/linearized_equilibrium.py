@@ -19,10 +19,10 @@ from ..models.linearization import Linearization
 from ..models.problem import Problem
 from ..operators.operator import Operator, Product, Stacked
 from ..report import SolveReport
-from .conditioning import SmallestSingular, smallest_singular
 from .corrections import Corrections
 from .gauges import check_balance, check_null_space
 from .inverse import Inverse
+from .smallest_singular import SmallestSingular, smallest_singular
 from .uniqueness import Examined, examine, judge_uniqueness
 
 MAX_POLISHING_STEPS = 5
@@ -189,8 +189,9 @@ class LinearizedEquilibrium:
     def smallest_singular(self) -> SmallestSingular:
         """The smallest singular value of A and its vectors.
 
-        They are computed together with the factor, unless rows or columns of A are of very
-        different size. At a fold, where derivatives do not exist, the value is zero to rounding.
+        They are computed at the first use, unless A is small or nearly singular: then they are
+        known from the judgement of A. At a fold, where derivatives do not exist, the value is zero
+        to rounding.
 
         Returns
         -------
@@ -205,7 +206,7 @@ class LinearizedEquilibrium:
         0.0020
         """
         examined = self.examined
-        if not examined.scaled:
+        if not examined.provisional:
             return examined.smallest
         found = smallest_singular(self.factor)
         self.report.smallest_singular = found.value

@@ -22,7 +22,7 @@ from ..models.checked_linearization import CheckedLinearization
 from ..models.problem import Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
-from .conditioning import SmallestSingular, digits_left, smallest_singular
+from .conditioning import digits_left
 from .null_vectors import (
     MAX_DENSE_SIZE,
     MAX_FACTORIZED_SIZE,
@@ -34,6 +34,7 @@ from .null_vectors import (
     minimal_residual,
 )
 from .singularity import Singularity, describe, digits_of
+from .smallest_singular import SmallestSingular, judge_smallest_singular, smallest_singular
 
 MAX_APPLICATIONS = 5  # of the preconditioner, in the judgement at the end of a solve
 MAX_PLAIN_SIZE = 20  # unknowns up to which that many products without preconditioner are worth it
@@ -57,15 +58,16 @@ class Examined:
         None if A has none, since it is singular.
     smallest : SmallestSingular
         In the scaling of the factor.
-    scaled : bool
-        Whether that scaling is not the identity.
+    provisional : bool
+        Whether that scaling is not the identity, or the value is no more accurate than a judgement
+        of A needs.
     singularity : Singularity or None
         None if A is regular.
     """
 
     factor: Factor | None
     smallest: SmallestSingular
-    scaled: bool
+    provisional: bool
     singularity: Singularity | None
 
 
@@ -96,13 +98,13 @@ def examine(
         factor = solver.setup_for_equilibrium(A, report.linear)
         report.record_solver(factor.name, solver.choices)
         scaling = factor.working.scaling
-        smallest = smallest_singular(factor, solver.weakest, scaling)
+        smallest, converged = judge_smallest_singular(factor, solver.weakest, scaling)
         solver.weakest = smallest.left
         if scaling.rows is None:
             report.smallest_singular = smallest.value
         report.digits_left = digits_left(factor, smallest, linearized, h, problem, scaling)
         report.uniqueness = "judged"
-        return Examined(factor, smallest, scaling.rows is not None, None)
+        return Examined(factor, smallest, not converged or scaling.rows is not None, None)
     except (ConvergenceError, SingularStateError) as error:
         null = find_null_vectors(A, factor or solver.held, linearized.linearization.state_accuracy)
         digits = 0.0 if null is None else digits_of(null)

@@ -51,9 +51,7 @@ class Matrix(Operator):
 
     def abs_apply(self, x: Array) -> Array:
         """Return |A| |x|."""
-        sizes = self.sizes
-        if sizes is None:
-            sizes = Matrix(self.backend, abs(self.array))._products
+        sizes = abs(self._products) if self.sizes is None else self.sizes
         return sizes @ self.backend.xp.abs(x)
 
     @cached_property

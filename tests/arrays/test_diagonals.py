@@ -36,6 +36,7 @@ def test_products_are_those_of_scipy(name, k, form, dtype, monkeypatch):
         for product, matrix in ((rows, A), (rows.T, A.T)):
             tolerance = TOLERANCE[dtype]
             np.testing.assert_allclose(product @ x, matrix @ x, atol=tolerance)
+            np.testing.assert_allclose(abs(product) @ x, abs(matrix) @ x, atol=tolerance)
             for sign in (1, -1):
                 y = columns(A.shape[0], k, dtype, 1)
                 expected = y + sign * (matrix @ x)

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 import mfdeq
 from mfdeq.arrays.backend import Backend
-from mfdeq.equilibrium import conditioning
+from mfdeq.equilibrium.smallest_singular import MAX_SOLVE_PAIRS, smallest_singular
 
 LAPLACIAN = sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(40, 40), format="csr")
 SOLVERS = {
@@ -80,17 +80,34 @@ def test_left_and_right_vectors_are_not_swapped():
     assert found.value == pytest.approx(sigma[1])
 
 
-def test_the_singular_value_takes_few_solves_and_fewer_along_a_path():
-    A = sp.csr_matrix(random_nonsymmetric(60))
-    loss = mfdeq.LeastSquares(np.arange(60), np.zeros(60))
-    eq = mfdeq.solve(Linear(A), np.ones(60))
+def test_a_regular_matrix_is_judged_by_one_pair_of_solves():
+    A = random_nonsymmetric(60)
+    eq = mfdeq.solve(Linear(sp.csr_matrix(A)), np.ones(60))
     _ = eq.factor
     counts = eq.report.linear
-    assert 4 <= counts.solves + counts.adjoint_solves <= 2 * conditioning.MAX_SOLVE_PAIRS + 2
+    assert counts.adjoint_solves == 1
+    assert counts.solves <= 3
+    exact, judged = np.linalg.svd(A)[1][-1], eq.report.smallest_singular
+    assert 0.99 < judged / exact < 3.0
+    assert 0.99 * exact < eq.smallest_singular.value < min(1.3 * exact, judged)
+    assert eq.report.smallest_singular == eq.smallest_singular.value
+    assert counts.adjoint_solves > 1
+
+
+def test_a_nearly_singular_matrix_takes_few_pairs_and_fewer_along_a_path():
+    left, sigma, right = np.linalg.svd(random_nonsymmetric(60))
+    sigma[-1] = 1e-9
+    A = sp.csr_matrix(left * sigma @ right)
+    loss = mfdeq.LeastSquares(np.arange(60), np.zeros(60))
+    eq = mfdeq.solve(Linear(A), A @ np.ones(60))
+    _ = eq.factor
+    counts = eq.report.linear
+    assert 4 <= counts.solves + counts.adjoint_solves <= 2 * MAX_SOLVE_PAIRS + 4
+    assert eq.report.smallest_singular == pytest.approx(1e-9, rel=1e-3)
     F = mfdeq.ReducedFunctional(Linear(A), loss)
     taken = []
     for size in (1.0, 1.1):
-        eq = F.equilibrium(np.full(60, size))
+        eq = F.equilibrium(A @ np.full(60, size))
         _ = eq.factor
         taken.append(eq.report.linear.adjoint_solves)
     assert taken[1] == 1 < taken[0]
@@ -216,4 +233,4 @@ def test_a_null_vector_is_found_by_a_random_vector_that_is_nearly_orthogonal_to_
     A = np.eye(n) - np.outer(null, null) / (null @ null)
     factor = mfdeq.Krylov("gmres", preconditioner=mfdeq.Jacobi()).setup(A)
     with pytest.raises((mfdeq.ConvergenceError, mfdeq.SingularStateError)):
-        conditioning.smallest_singular(factor)
+        smallest_singular(factor)

@@ -13,7 +13,7 @@ from support.places import LIBRARIES
 
 import mfdeq
 from mfdeq.arrays.backend import Backend
-from mfdeq.equilibrium.conditioning import smallest_singular
+from mfdeq.equilibrium.smallest_singular import smallest_singular
 from mfdeq.linear import rounding
 
 
