@@ -394,3 +394,15 @@ def test_the_conda_environment_has_the_bounds_of_the_package():
     required.append("python" + config["options"]["python_requires"])
     environment = (ROOT / "docs" / "environment.yml").read_text("utf-8")
     assert set(re.findall(r"^  - (\S+>=\S+)$", environment, re.MULTILINE)) == set(required)
+
+
+def test_examples_pass_where_a_module_is_collected_alone():
+    """This one's name is that of a function of its package, as pytest has to leave it."""
+    pytest.importorskip("openmdao", reason="the openmdao extra is not installed")
+    plugin = ["-p", "tests.support.docstring_examples", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", *plugin, "--doctest-modules"]
+    path = "mfdeq/openmdao/from_problem.py"
+    root = Path(__file__).parents[1]
+    found = subprocess.run([*command, path], cwd=root, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout
+    assert "2 passed" in found.stdout

@@ -3,11 +3,13 @@
 python -m pytest -p tests.support.docstring_examples --doctest-modules mfdeq
 """
 
+import importlib
 import os
 from pathlib import Path
 
 import pytest
 
+import mfdeq
 from mfdeq.linear.direct import pardiso
 
 from .packages import is_installed
@@ -35,6 +37,18 @@ LEFT_OUT = {
 def without_pardiso(monkeypatch):
     """What "auto" chooses in the examples is what it chooses without the extra pardiso."""
     monkeypatch.setattr(pardiso, "has_pardiso", lambda: False)
+
+
+def pytest_collect_file(file_path):
+    """Import a module of the package as Python does.
+
+    pytest would execute a module that has not been imported yet a second time after its package has
+    done so, and put it in the place of the function of the same name that the package exports.
+    """
+    package = Path(mfdeq.__file__).parent
+    if file_path.suffix == ".py" and package in file_path.parents and file_path.stem[:2] != "__":
+        parts = file_path.relative_to(package.parent).with_suffix("").parts
+        importlib.import_module(".".join(parts))
 
 
 def pytest_ignore_collect(collection_path):
