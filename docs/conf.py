@@ -1,15 +1,19 @@
 """Sphinx configuration. Build with `python -m sphinx -W docs docs/_build/html`."""
 
+import importlib
 import os
 import re
 import shutil
+import sys
 from configparser import ConfigParser
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import indent
 
+import matplotlib.pyplot as plt
 from sphinx.util import logging
-from sphinx_gallery.scrapers import matplotlib_scraper
+from sphinx_gallery.utils import scale_image
 from sphinxcontrib.bibtex.plugin import register_plugin as register
 from sphinxcontrib.bibtex.style.referencing import BracketStyle
 from sphinxcontrib.bibtex.style.referencing.author_year import AuthorYearReferenceStyle
@@ -18,6 +22,8 @@ import mfdeq
 
 log = logging.getLogger(__name__)
 here = Path(__file__).parent
+sys.path.insert(0, str(here))
+figures = importlib.import_module("figures")
 metadata = ConfigParser()
 metadata.read(here.parent / "setup.cfg", encoding="utf-8")
 
@@ -116,6 +122,7 @@ for number, (title, (text, names)) in enumerate(SUBJECTS.items()):
         shutil.copy(examples / f"{name}.py", folder)
 shutil.copy(here / "gallery_header.rst", scripts / "GALLERY_HEADER.rst")
 os.environ["TQDM_DISABLE"] = "1"  # progress bars are not for pages
+figures.save_pairs()
 
 
 def small(gallery_conf, script_vars):
@@ -123,20 +130,50 @@ def small(gallery_conf, script_vars):
     return ["--size", "small"]
 
 
-def figures(block, block_vars, gallery_conf):
-    """Take the figures of the tutorial, and those that an example saved, in their full size."""
-    src = Path(gallery_conf["src_dir"])
-    rst, script = "", Path(block_vars["src_file"])
-    if scripts not in script.parents:
-        return matplotlib_scraper(block, block_vars, gallery_conf)
-    for figure in sorted(script.parent.glob("*.png")):
-        path = Path(next(block_vars["image_path_iterator"]))
-        shutil.move(figure, path)
-        place = path.relative_to(src).as_posix()
-        rst += f".. image:: /{place}\n   :width: 100%\n   :alt: {figure.stem}\n\n"
-    if not rst:
-        log.warning("examples/%s saved no figure", script.name)
+def take_figures(block, block_vars, gallery_conf):
+    """Take the figures of a part of the tutorial, or those that an example saved, as wide as pages.
+
+    Each is there for light and for dark pages, and is a link to its file, which is twice as wide.
+    """
+    script, paths, taken = Path(block_vars["src_file"]), block_vars["image_path_iterator"], {}
+    if scripts in script.parents:
+        for saved_dark in sorted(script.parent.glob("*_dark.png")):
+            path = Path(next(paths))
+            saved = saved_dark.with_stem(saved_dark.stem.removesuffix("_dark"))
+            shutil.move(saved, path)
+            shutil.move(saved_dark, figures.dark_path(path))
+            taken[path] = saved.stem
+        if not taken:
+            log.warning("examples/%s saved no figure", script.name)
+    else:
+        for figure in map(plt.figure, plt.get_fignums()):
+            path = Path(next(paths))
+            figures.save_pair(figure, path)
+            taken[path] = ", ".join(filter(None, (title_of(ax) for ax in figure.axes)))
+        plt.close("all")
+    rst = ""
+    for path, name in taken.items():
+        if path.stem.endswith("_001"):
+            thumbnail = path.parent / "thumb" / f"sphx_glr_{script.stem}_thumb_dark.png"
+            thumbnail.parent.mkdir(parents=True, exist_ok=True)
+            scale_image(figures.dark_path(path), thumbnail, *gallery_conf["thumbnail_size"])
+        place = path.relative_to(here).as_posix()
+        rst += both_themes(f"/{place}", f"   :width: 100%\n   :alt: {name}\n")
     return rst
+
+
+def title_of(ax):
+    """Return the title of axes, centred or not."""
+    return ax.get_title() or ax.get_title("left")
+
+
+def both_themes(place, options):
+    """Return a picture for light pages and the same for dark ones, as reStructuredText."""
+    light, dark = place, figures.dark_path(Path(place)).as_posix()
+    return "".join(
+        f".. image:: {name}\n{options}   :class: only-{theme}\n\n"
+        for name, theme in ((light, "light"), (dark, "dark"))
+    )
 
 
 NOTEBOOK_START = """import sys
@@ -150,12 +187,28 @@ sphinx_gallery_conf = {
     "filename_pattern": "",  # all are run
     "within_subsection_order": "FileNameSortKey",
     "reset_argv": small,
-    "image_scrapers": (figures,),
+    "image_scrapers": (take_figures,),
     "first_notebook_cell": NOTEBOOK_START,
     "download_all_examples": False,
     "write_computation_times": False,
     "show_signature": False,
 }
+
+
+def thumbnails_of_both_themes(app, docname, source):
+    """Show the thumbnails of dark pages beside those of light ones."""
+    if docname.startswith(("gallery/", "tutorial/")) and docname.endswith("index"):
+        source[0] = re.sub(
+            r"^  \.\. image:: (/\S+_thumb\.png)\n    :alt:\n",
+            lambda m: indent(both_themes(m[1], "   :alt:\n"), "  ") if dark_exists(m[1]) else m[0],
+            source[0],
+            flags=re.MULTILINE,
+        )
+
+
+def dark_exists(place):
+    """Say whether there is a picture for dark pages."""
+    return figures.dark_path(here / place[1:]).exists()
 
 
 def barred(line):
@@ -164,11 +217,13 @@ def barred(line):
 
 
 def page_of_example(app, docname, source):
-    """Make a page of an example's docstring: a title above its first line, code where indented."""
+    """Make a page of an example's docstring: a title from its first line, code where indented."""
     if docname.startswith("gallery/") and not docname.endswith("/index"):
         head, label, rest = source[0].partition(".py:\n\n")
         text, mark, code = rest.partition(".. GENERATED FROM")
         title = re.match(r"[^:.?]+\??", text)[0]
+        text = text.removeprefix(title).lstrip(":. ").lstrip("\n")
+        text = text[:1].upper() + text[1:]
         text = "\n".join(
             line if line.startswith(" ") else barred(line) for line in text.split("\n")
         )
@@ -212,4 +267,5 @@ def setup(app):
     app.connect("build-finished", copy_mathjax)
     app.connect("builder-inited", check_names)
     app.connect("source-read", page_of_example)
+    app.connect("source-read", thumbnails_of_both_themes)
     app.connect("autodoc-process-docstring", escape_bars, priority=900)
