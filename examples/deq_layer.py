@@ -191,11 +191,12 @@ def draw(path: Path, tasks: dict[str, Task], values: dict[str, np.ndarray], epoc
 
     plt.rcParams.update({"font.size": 9, "axes.titlesize": 11, "axes.titleweight": "bold"})
     fig, (loss, ends, whole) = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-    for (name, task), color in zip(tasks.items(), ("C0", "C1"), strict=True):
-        loss.semilogy(task.losses, color=color, lw=1.3, label=name)
+    styles = ({"color": "C0", "ls": "-"}, {"color": "C1", "ls": "--"})  # they lie on each other
+    for (name, task), style in zip(tasks.items(), styles, strict=True):
+        loss.semilogy(task.losses, lw=1.3, label=name, **style)
         for line in np.transpose(list(task.spectra.values())):
-            ends.plot(list(task.spectra), line, "o-", ms=4, lw=0.7, color=color)
-        whole.plot(np.sort(values[name])[::-1], color=color, lw=1.3, label=name)
+            ends.plot(list(task.spectra), line, marker="o", ms=4, lw=0.7, **style)
+        whole.plot(np.sort(values[name])[::-1], lw=1.3, label=name, **style)
     loss.axvline(epochs, color="0.6", lw=1, ls=":")
     loss.text(epochs, 1.0, " Newton", transform=loss.get_xaxis_transform(), va="top")
     loss.set_title("Loss of all digits", loc="left")

@@ -155,12 +155,13 @@ def draw(path: str, problem: Problem, eq) -> None:
 
     n = problem.model.step.n
     fig, axes = plt.subplots(2, 3, figsize=(12, 7.4), layout="constrained")
-    names = "temperature at the start", "log conductivity"
-    for row, (name, truth, found) in enumerate(
-        zip(names, np.split(problem.truth, 2), np.split(eq.params, 2), strict=True)
+    fields = list(zip(np.split(problem.truth, 2), np.split(eq.params, 2), strict=True))
+    hottest, largest = np.abs(fields[0]).max(), np.abs(fields[1][0]).max()
+    for row, name, limits in (
+        (0, "temperature at the start", {"symmetric": False, "cmap": "magma", "vmax": hottest}),
+        (1, "log conductivity", {"vmin": -largest, "vmax": largest}),
     ):
-        limits = {"vmin": -abs(truth).max(), "vmax": abs(truth).max()}
-        for ax, x, what in zip(axes[row], (truth, found), ("truth", "estimate"), strict=False):
+        for ax, x, what in zip(axes[row], fields[row], ("truth", "estimate"), strict=False):
             plot.field(x, (n, n), ax=ax, **limits)
             ax.set_title(f"{name}, {what}", loc="left")
     y, x = np.divmod(problem.cells, n)

@@ -126,7 +126,7 @@ def draw(path, terrain, channels, spectra, deviations, fields):
     ax.axhline(1.0, color="0.5", lw=0.8)
     place = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "bottom"}
     ax.text(0.99, 1.03, "as much as the prior", color="0.4", **place)
-    ax.get_legend().set_loc("lower left")
+    ax.get_legend().set_loc("center right")
     ax.set_title("Information of the data relative to the prior: |μ|", loc="left")
     ax.set(ylabel="")
 

@@ -305,7 +305,7 @@ def draw(path: Path, flow: PowerFlow, steps: list[Step], gradient, value, vector
         order = np.argsort(np.abs(values))
         share, place = values[order] / top, grid.place[buses[order]]
         size = (100 + 400 * share**2) / len(grid.place) ** 0.5
-        dots = {"s": size, "edgecolors": "0.5", "linewidths": 0.1, "zorder": 3}
+        dots = {"s": size, "edgecolors": "0.5", "linewidths": 0.5, "zorder": 3}
         norm = colors.CenteredNorm(0, top)
         image = ax.scatter(*place.T, c=values[order], cmap="RdBu_r", norm=norm, **dots)
         ax.annotate(

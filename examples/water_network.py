@@ -247,6 +247,7 @@ def draw(path: Path, network: Network, truth, found, shares, sensors, before, af
             {"norm": colors.Normalize(0, 1), "cmap": "viridis"},
         ),
     ):
+        ax.add_collection(LineCollection(network.ends, colors="0.6", linewidths=width + 1.0))
         lines = LineCollection(network.ends, array=values, linewidths=width, **style)
         ax.add_collection(lines)
         ax.plot(*network.places[sensors].T, "o", color="0.2", ms=size, label="sensor")
