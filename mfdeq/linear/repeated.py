@@ -11,6 +11,9 @@ from .factor import Factor
 def columns_of_parts(backend: Backend, x: Array, parts: int) -> Array:
     """Return the parts of a stacked (m N,) vector or (m N, k) block as columns, (N, m k)."""
     rows = x.shape[0] // parts
+    if backend.library.distributed:  # each rank has its rows of every part
+        each = [x[j * rows : (j + 1) * rows] for j in range(parts)]
+        return backend.columns(*each) if x.ndim == 1 else backend.xp.concat(each, axis=1)
     if x.ndim == 1:
         return backend.xp.reshape(x, (parts, rows)).T
     x = backend.xp.reshape(x, (parts, rows, x.shape[1]))
@@ -20,6 +23,10 @@ def columns_of_parts(backend: Backend, x: Array, parts: int) -> Array:
 
 def stacked_from_columns(backend: Backend, x: Array, parts: int, shape: tuple[int, ...]) -> Array:
     """Return the columns of `columns_of_parts` as a stacked vector or block of that shape."""
+    if backend.library.distributed:
+        k = x.shape[1] // parts
+        each = [x[:, j] if len(shape) == 1 else x[:, j * k : (j + 1) * k] for j in range(parts)]
+        return backend.xp.concat(each, axis=0)
     if len(shape) == 1:
         return backend.xp.reshape(x.T, shape)
     x = backend.xp.reshape(x, (x.shape[0], parts, shape[1]))
