@@ -200,6 +200,11 @@ def raise_first(results: Sequence[Any]) -> None:
             raise result
 
 
+def _sum_of_priors(first: Any, second: Any) -> Any:
+    """Return the sum of two priors, each of which may be None."""
+    return first if second is None else second if first is None else first + second
+
+
 class SharedParams:
     """The form of the parameters of a sum over groups: an array that every rank has."""
 
@@ -211,7 +216,9 @@ class GroupedSum(SumFunctional):
     """A sum whose experiments are held by groups of ranks; `Groups.sum` makes it.
 
     It is used like a `SumFunctional`, with numpy arrays as parameters, which are the same on every
-    rank. All ranks call its methods together.
+    rank. All ranks call its methods together. Sums over the same `Groups` can be added: the
+    experiments of ``F1 + F2`` are in the order of the groups, in each those of F1 first, and so are
+    its weights and values.
 
     Attributes
     ----------
@@ -267,14 +274,50 @@ class GroupedSum(SumFunctional):
     def summands(self) -> Any:
         """Raise an `ArgumentError`: the parts are on other ranks."""
         raise ArgumentError(
-            "expected functionals of this process, got a sum over groups of ranks, which cannot be "
-            "added to others: give all experiments and their weights to one Groups.sum"
+            "expected functionals of this process, got a sum over groups of ranks, which can be "
+            "added to sums over the same Groups alone: add those with +, or give all experiments "
+            "and their weights to one Groups.sum"
         )
 
     def __add__(self, other: Any) -> Any:
-        if not isinstance(other, LossBase):
-            return super().__add__(other)
-        return self._with(self.weights, other if self.prior is None else self.prior + other)
+        if isinstance(other, LossBase):
+            return self._with(self.weights, _sum_of_priors(self.prior, other))
+        if isinstance(other, GroupedSum) and other.groups is self.groups:
+            return self._joined(other)
+        return super().__add__(other)
+
+    def _joined(self, other: GroupedSum) -> GroupedSum:
+        """Return the sum with another one, whose experiments stay with their groups."""
+        both = (self, other)
+        for what, found in (
+            ("P", [F.model.param_size for F in both]),
+            ("distributed", [F.experiments.distributed for F in both]),
+        ):
+            if found[0] != found[1]:
+                raise ArgumentError(
+                    f"sum over groups of ranks: expected two sums of one {what}, got {found[0]} "
+                    f"and {found[1]}"
+                )
+        placed = [
+            [(F, i) for F in both for i in range(*F.experiments.bounds[index])]
+            for index in range(self.groups.count)
+        ]
+        functionals, share = self.functionals + other.functionals, None
+        if functionals:
+            names = [F.names[i] for F, i in placed[self.groups.index]]
+            share = SumFunctional(functionals, names=names)
+        contents = self.groups.exchange(GroupContents.of(share))
+        order = [pair for group in placed for pair in group]
+        names, distributed = [F.names[i] for F, i in order], self.experiments.distributed
+        tolerances = [F.accuracy for F in both if F.accuracy is not None]
+        return GroupedSum(
+            GroupExperiments(self.groups, share, names, contents, distributed),
+            self.model.param_size,
+            [F.weights[i] for F, i in order],
+            _sum_of_priors(self.prior, other.prior),
+            "inf" if all(F.on_failure == "inf" for F in both) else "raise",
+            min(tolerances) if len(tolerances) == 2 else None,
+        )
 
     def _times(self, factor: float) -> Any:
         prior = None if self.prior is None else factor * self.prior

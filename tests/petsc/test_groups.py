@@ -92,6 +92,23 @@ def test_a_sum_on_all_ranks_has_the_minimum_of_one_process():
     np.testing.assert_allclose(found.params.gathered(), expected.params, rtol=1e-6)
 
 
+def test_a_functional_that_is_twice_in_a_sum_counts_twice():
+    """Its A is the same object, so that both share a factor, on whatever ranks."""
+    known = [e.functional for e in experiments()[:2]]
+    models = [mfdeq.petsc.distributed(F.model) for F in known]
+    first, second = (
+        mfdeq.ReducedFunctional(model, model.loss(F.loss))
+        for F, model in zip(known, models, strict=True)
+    )
+    theta = models[0].params(THETA)
+    F, one = first + 2.0 * second + 3.0 * first, known[0] + 2.0 * known[1] + 3.0 * known[0]
+    assert F.value(theta) == pytest.approx(one.value(THETA), rel=1e-9)
+    H, dense = F.hessian(theta), one.hessian(THETA) @ np.eye(P)
+    for V in (np.arange(1.0, 1.0 + P), np.arange(2.0 * P).reshape(P, 2)):
+        product = models[0].gathered_params(H @ models[0].params(V))
+        np.testing.assert_allclose(product, dense @ V, atol=1e-7 * abs(dense @ V).max())
+
+
 def test_a_prior_of_numpy_is_distributed_with_the_models_of_a_sum():
     R = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, 0.3], [0.0, 0.3, 3.0]])
     prior = mfdeq.QuadraticPrior(R, THETA / 2) + 0.5 * mfdeq.QuadraticPrior(sp.csr_matrix(R))
@@ -184,7 +201,9 @@ def test_odd_numbers_and_uses_are_refused():
         groups.sum(lambda i: None, 5, [1.0])
     F, _ = build(1)
     with pytest.raises(mfdeq.ArgumentError, match=r"one Groups\.sum"):
-        F + F
+        F + build(1)[0]  # over other Groups
+    with pytest.raises(mfdeq.ArgumentError, match="expected two sums of one distributed"):
+        F + F.groups.sum(lambda i: experiments()[i].functional, 1, distributed=False)
     with pytest.raises(mfdeq.ArgumentError, match=r"one Groups\.sum"):
         experiments()[0].functional + F
     with pytest.raises(TypeError):
@@ -217,6 +236,49 @@ def test_multiples_and_priors_are_added_as_for_one_process(count):
         v = np.arange(1.0, 1.0 + P)
         product = expected.hessp(THETA, v)
         np.testing.assert_allclose(found.hessp(THETA, v), product, rtol=1e-8)
+
+
+@pytest.mark.parametrize("distributed", [True, False])
+@pytest.mark.parametrize("count", COUNTS)
+def test_sums_over_the_same_groups_are_added_as_for_one_process(count, distributed):
+    F, _ = build(count, distributed, names=[f"first {i}" for i in range(5)])
+    known = experiments()
+
+    def reversed_experiment(i):
+        functional = known[4 - i].functional
+        if not distributed:
+            return functional
+        model = mfdeq.petsc.distributed(functional.model, F.groups.comm)
+        return mfdeq.ReducedFunctional(model, model.loss(functional.loss))
+
+    names = [f"second {i}" for i in range(4)]
+    G = F.groups.sum(reversed_experiment, 4, names=names, distributed=distributed)
+    one = mfdeq.SumFunctional([e.functional for e in known], WEIGHTS, prior=PRIOR)
+    other = mfdeq.SumFunctional([known[4 - i].functional for i in range(4)])
+    v = np.arange(1.0, 1.0 + P)
+    for found, expected in [
+        (F + 0.5 * G, one + 0.5 * other),
+        (sum([F, G.sample(0, 1)]), one + other.sample(0, 1)),
+        (G - F, other - one),
+        (F + F, one + one),
+    ]:
+        np.testing.assert_allclose(found.value(THETA), expected.value(THETA), rtol=1e-8)
+        gradient = expected.gradient(THETA)
+        np.testing.assert_allclose(found.gradient(THETA), gradient, atol=1e-8 * abs(gradient).max())
+        product = expected.hessp(THETA, v)
+        np.testing.assert_allclose(found.hessp(THETA, v), product, atol=1e-8 * abs(product).max())
+        assert found.sizes == expected.sizes
+    both = F + 0.5 * G
+    values = dict(zip(both.names, both.values(THETA), strict=True))
+    single = one.values(THETA)
+    assert values == pytest.approx(
+        {f"first {i}": single[i] for i in range(5)}
+        | {f"second {i}": single[4 - i] for i in range(4)}
+    )
+    weights = dict(zip(both.names, both.weights, strict=True))
+    assert weights == {f"first {i}": w for i, w in enumerate(WEIGHTS)} | dict.fromkeys(names, 0.5)
+    found, expected = mfdeq.minimize(both, THETA), mfdeq.minimize(one + 0.5 * other, THETA)
+    np.testing.assert_allclose(found.params, expected.params, rtol=1e-6)
 
 
 @pytest.mark.parametrize("drawn", [1, 4])
