@@ -20,6 +20,7 @@ RTOL_ROUNDINGS = 10.0  # relative tolerance of most entries, in square roots of 
 FEW_ENTRIES = 0.01  # share of entries that may differ more, if by less than the next constant
 RTOL_OF_FEW = 1e-3
 STEP_FACTORS = (1.0, 1e-2, 1e-4, 30.0, 1e3)  # of differences in a second comparison
+LONG_STEP_FACTORS = (3e4, 1e6, 1e8, 1e10)  # the same where shorter steps may be lost in rounding
 ERROR_FACTOR = 10.0  # safety factor of the errors of these differences
 MAX_INFORMATIVE_ERROR = 0.1  # relative error above which a difference tells nothing
 NO_COMPLEX_ARRAY = (
@@ -120,26 +121,67 @@ def _compare_within_errors(
 ) -> ComplexStepVerdict:
     """Compare every entry with the difference whose error, as estimated, is smallest."""
     backend, xp = d.backend, d.backend.xp
-    smallest = error = size = None
+    best: _Difference | None = None
     for factor in STEP_FACTORS:
-        step = factor * d.step
-        short, long = (d.by_difference(direction, scale * step) for scale in (1.0, 2.0))
-        if short is None or long is None:
-            continue
-        # A direction of length one is scaled to the step.
-        longest = max(float(xp.max(xp.abs(part))) for part in direction)
-        allowed = ERROR_FACTOR * (d.noise * longest / step + xp.abs(long - short))
-        if smallest is None:
-            smallest, error, size = allowed, xp.abs(derivative - short), xp.abs(short)
-        better = allowed < smallest
-        smallest = xp.where(better, allowed, smallest)
-        error = xp.where(better, xp.abs(derivative - short), error)
-        size = xp.where(better, xp.abs(short), size)
-    if smallest is None:
+        found = _difference_with_error(d, direction, factor * d.step)
+        best = found if best is None else best if found is None else best.or_better(xp, found)
+    if best is None:
         return ComplexStepVerdict(
             False, "there is no value nearby to compare the complex step with"
         )
-    largest = xp.maximum(xp.abs(derivative), size)
-    informative = smallest < MAX_INFORMATIVE_ERROR * largest
-    wrong = error > smallest + RTOL_ROUNDINGS * backend.eps**0.5 * size
-    return NOT_ANALYTIC if bool(xp.any(informative & wrong)) else ComplexStepVerdict(True)
+    differs = abs(derivative - best.value) > best.error + RTOL_ROUNDINGS * backend.eps**0.5 * abs(
+        best.value
+    )
+    wrong = best.is_informative(xp, derivative) & differs
+    for factor in LONG_STEP_FACTORS:
+        if not bool(xp.any(wrong)):
+            break
+        found = _difference_with_error(d, direction, factor * d.step)
+        if found is not None:
+            wrong = wrong & ~_is_lost_in_rounding(xp, derivative, best, found)
+    return NOT_ANALYTIC if bool(xp.any(wrong)) else ComplexStepVerdict(True)
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """The difference along a direction, and the estimated errors of its entries."""
+
+    value: Array
+    error: Array
+
+    def or_better(self, xp: Any, other: _Difference) -> _Difference:
+        """Return the entries with the smaller errors."""
+        better = other.error < self.error
+        value, error = (
+            xp.where(better, of_other, own)
+            for of_other, own in ((other.value, self.value), (other.error, self.error))
+        )
+        return _Difference(value, error)
+
+    def is_informative(self, xp: Any, derivative: Array) -> Array:
+        """Return whether an error is small beside the entry, of the difference or derivative."""
+        return self.error < MAX_INFORMATIVE_ERROR * xp.maximum(abs(derivative), abs(self.value))
+
+
+def _difference_with_error(d: Differences, direction: Direction, step: float) -> _Difference | None:
+    """Return the difference with a step, or None if f has no value there."""
+    short, long = (d.by_difference(direction, scale * step) for scale in (1.0, 2.0))
+    if short is None or long is None:
+        return None
+    # A direction of length one is scaled to the step.
+    longest = max(float(d.backend.xp.max(abs(part))) for part in direction)
+    return _Difference(short, ERROR_FACTOR * (d.noise * longest / step + abs(long - short)))
+
+
+def _is_lost_in_rounding(
+    xp: Any, derivative: Array, short: _Difference, long: _Difference
+) -> Array:
+    """Return whether a change of f by the short step was lost in the rounding of a sum.
+
+    In X + h, a step in h that is below the rounding of X changes nothing, and no noise shows. The
+    difference with a longer step then contradicts the short one and agrees with the complex step.
+    """
+    agrees = abs(derivative - long.value) <= long.error
+    return (
+        long.is_informative(xp, derivative) & agrees & (abs(short.value - long.value) > long.error)
+    )

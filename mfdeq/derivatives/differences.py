@@ -41,6 +41,8 @@ class Differences(ShiftedFunction):
         Whether first derivatives are complex steps.
     shorten_steps : bool
         Whether steps at whose ends f has no value are shortened; otherwise the result is NaN.
+    sizes_are_adapted : bool
+        Whether the sizes of variables that are zero have been adapted to their effect on f.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Differences(ShiftedFunction):
         self.step = step_factor * (rule.relative_step or self.backend.eps ** (1 / 3))
         self.shorten_steps = True
         self.complex_step = False
+        self.sizes_are_adapted = False
         # A point (theta, h) at a small distance in all variables, and the value of f there.
         self.displaced: Any = None
 
@@ -91,16 +94,18 @@ class Differences(ShiftedFunction):
     def noises(self) -> tuple[Array, Array]:
         """The noise of f if theta changes, and if h changes, which may be much larger or smaller.
 
-        Variables of unknown size stay as they are, since they may be much smaller than that.
+        Variables of unknown size stay as they are until their sizes are adapted, since they may be
+        much smaller than that.
         """
         backend, xp = self.backend, self.backend.xp
         rounding = 0.5 * backend.eps * abs(self.value)
         found = []
         for part, known in enumerate(self.known):
+            moved = known | ~known if self.sizes_are_adapted else known
             direction: list[Array] = [0.0 * x for x in self.x]
-            direction[part] = (0.5 + abs(backend.random(known.shape[0], seed=19))) * known
+            direction[part] = (0.5 + abs(backend.random(known.shape[0], seed=19))) * moved
             noise, visible = rounding, rounding < 0.0
-            for spacing in NOISE_SPACINGS if bool(xp.any(known)) else ():
+            for spacing in NOISE_SPACINGS if bool(xp.any(moved)) else ():
                 spacing *= backend.eps ** (1 / 3)
                 step = (spacing * direction[0], spacing * direction[1])
                 measured = measure_noise(backend, functools.partial(self._trial_along, step))

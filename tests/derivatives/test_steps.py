@@ -112,6 +112,41 @@ def noisy(noise):
     return f
 
 
+@pytest.mark.filterwarnings("default::mfdeq.AccuracyWarning")  # digits that differences lose
+@pytest.mark.parametrize("real", [False, True])
+@pytest.mark.parametrize("load", [1e-3, 1e-6, 1e-9])
+def test_small_displacements_that_are_added_to_positions_have_their_derivatives(load, real):
+    """A step relative to a displacement may be lost in the rounding of X + h, without any noise."""
+    n = 12
+    X = np.linspace(0.0, 1.0, n + 2)
+    lengths = np.diff(X)
+    force = lengths[0] * np.sin(3.0 * X[1:-1])
+
+    def bar(h, theta):
+        if real:
+            h, theta = np.real(h), np.real(theta)
+        stretch = np.diff(X + np.concatenate([[0.0], h, [0.0]])) / lengths
+        return -np.diff(stretch - 1.0 / stretch) - load * theta * force
+
+    eq = mfdeq.solve(mfdeq.from_function(bar, n, 1, "residual"), np.ones(1))
+    stiffness = 2.0 / lengths[0] * (2.0 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1))
+    small = np.linalg.solve(stiffness, load * force)
+    close(eq.state, small, rtol=1e-4)
+    gradient = eq.gradient(mfdeq.LeastSquares(np.arange(n), np.zeros(n)))
+    close(gradient, [small @ small], rtol=1e-3)
+    assert real or eq.report.derivatives["d_state"] == "the complex step"
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-9])
+def test_a_row_in_which_one_of_two_variables_is_lost_in_rounding(size):
+    def cancelling(h, theta):
+        return np.array([2.0 * ((1e3 + h[0]) - 1e3) + h[1] - size * theta[0], h[1] - h[0]])
+
+    eq = mfdeq.solve(mfdeq.from_function(cancelling, 2, 1, "residual"), np.ones(1))
+    close(eq.state_operator @ np.eye(2), [[2.0, 1.0], [-1.0, 1.0]], rtol=1e-12)
+    close(eq.gradient(mfdeq.LeastSquares([0], [0.0])), [size**2 / 9.0], rtol=1e-3)
+
+
 @pytest.mark.parametrize("noise", [1e-12, 1e-8])
 def test_steps_follow_the_noise(noise):
     model = mfdeq.from_function(noisy(noise), 1, 1, "residual")
