@@ -102,8 +102,9 @@ def recolor(artist):
     if isinstance(artist, Text):
         if not artist.get_path_effects():  # an outline makes it readable on anything
             artist.set_color(dark(artist.get_color()))
-        if artist.get_bbox_patch() is not None:
-            recolor(artist.get_bbox_patch())
+        for part in (artist.get_bbox_patch(), getattr(artist, "arrow_patch", None)):
+            if part is not None:
+                recolor(part)
     elif isinstance(artist, Line2D):
         marker = artist.get_markerfacecolor(), artist.get_markeredgecolor()
         artist.set_color(dark(artist.get_color()))
@@ -137,9 +138,9 @@ def darken_ticks(axis):
 
 def dark(color):
     """Return the colour that takes the place of another one on a dark page."""
-    if isinstance(color, str) and color == "none":
-        return color
     *rgb, alpha = colors.to_rgba(color)
+    if alpha == 0.0:
+        return "none"
     rgb = np.array(rgb)
     if np.ptp(rgb) < 0.1:
         rgb = INK + (PAGE - INK) * rgb.mean()

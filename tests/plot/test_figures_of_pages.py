@@ -39,7 +39,13 @@ def test_text_lines_and_ticks_are_recoloured_and_those_on_a_map_are_not(figures)
     bars = curve.bar([0, 1], [1, 2], color="white", edgecolor="k")
     dots = curve.scatter([0, 1], [1, 2], color=["k", "white"])
     curve.set_title("a title")
-    label = curve.annotate("here", (0, 1), bbox={"fc": "white", "ec": "none"})
+    label = curve.annotate(
+        "here",
+        (0, 1),
+        (0.5, 1.5),
+        arrowprops={"arrowstyle": "-", "color": "k"},
+        bbox={"fc": "white", "ec": "none", "alpha": 0.8},
+    )
     image = chart.imshow(np.eye(2), cmap="viridis")
     marks = chart.plot([0, 1], [0, 1], "k.")[0]
     figure.colorbar(image)
@@ -56,6 +62,8 @@ def test_text_lines_and_ticks_are_recoloured_and_those_on_a_map_are_not(figures)
     grounds = [figure.patch, curve.patch, bars[0], label.get_bbox_patch()]
     assert all(np.allclose(patch.get_facecolor()[:3], page) for patch in grounds)
     assert colors.same_color(bars[0].get_edgecolor(), figures.dark("k"))
+    assert label.get_bbox_patch().get_edgecolor()[3] == 0.0
+    assert colors.same_color(label.arrow_patch.get_edgecolor(), figures.dark("k"))
     assert colors.same_color(line.get_color(), figures.dark("navy"))
     assert np.allclose(dots.get_facecolor(), [figures.dark("k"), figures.dark("white")])
     assert marks.get_color() == "k"
