@@ -27,6 +27,7 @@ SENSORS = 36
 EVERY = 5  # steps between measurements
 NOISE = 0.003
 DURATION = 0.1
+PLATE = (0.0, 1.0, 1.0, 0.0)  # left, right, bottom and top: the first row is at the top
 
 
 class Heat(mfdeq.StepModel):
@@ -162,9 +163,9 @@ def draw(path: str, problem: Problem, eq) -> None:
         (1, "log conductivity", {"vmin": -largest, "vmax": largest}),
     ):
         for ax, x, what in zip(axes[row], fields[row], ("truth", "estimate"), strict=False):
-            plot.field(x, (n, n), ax=ax, **limits)
+            plot.field(x, (n, n), ax=ax, extent=PLATE, **limits)
             ax.set_title(f"{name}, {what}", loc="left")
-    y, x = np.divmod(problem.cells, n)
+    y, x = (np.stack(np.divmod(problem.cells, n)) + 0.5) / n
     axes[0, 0].plot(x, y, "w.", ms=3)
     steps = np.arange(0, problem.model.count, EVERY)
     for i in (7, 21, 28):
@@ -173,8 +174,10 @@ def draw(path: str, problem: Problem, eq) -> None:
         axes[0, 2].plot(line, color=axes[0, 2].lines[-1].get_color(), lw=1)
     axes[0, 2].set(xlabel="step", ylabel="temperature")
     axes[0, 2].set_title("three sensors, measured and fitted", loc="left")
-    plot.field(eq.steps[-1], (n, n), ax=axes[1, 2], symmetric=False, cmap="magma")
+    plot.field(eq.steps[-1], (n, n), ax=axes[1, 2], symmetric=False, cmap="magma", extent=PLATE)
     axes[1, 2].set_title("temperature at the end, fitted", loc="left")
+    for ax in (*axes[0, :2], *axes[1]):
+        ax.set(xlabel="x", ylabel="y")
     fig.savefig(path, dpi=110)
     plt.close(fig)
 
