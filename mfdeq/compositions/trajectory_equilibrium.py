@@ -147,12 +147,17 @@ class TrajectoryEquilibrium(Equilibrium):
         return model.at(self.params).start
 
     def judge_uniqueness(self) -> None:
-        """Judge whether the trajectory is unique: each step with a factor of its own was solved."""
+        """Judge whether the trajectory is unique: each step was solved with a factor of its own.
+
+        A factor of another step is its own where the matrices are one object. The last steps come
+        first, of which one is soon found that has no factor where the matrices change.
+        """
         held = self.solver.held
         if isinstance(held, SubstitutionFactor) and not held.iterative and held.factors.names:
             borrowed, steps = held.factors.borrowed, held.linearized
             self.report.uniqueness = "judged"
-            if borrowed and steps.at(0).D is not steps.at(steps.count - 1).D:
+            backwards = reversed(range(steps.count))
+            if borrowed and not all(held.factors.holds(steps.at(k).D) for k in backwards):
                 self.report.uniqueness = (
                     f"not judged: {borrowed} of the {steps.count} steps were solved with the "
                     "factor of another one; the first derivative factorizes their matrices"
@@ -174,7 +179,8 @@ class TrajectoryEquilibrium(Equilibrium):
         matrices = {
             id(working.linearized.at(k).D): k for k in (0, count // 2, count - 1)[:EXAMINED_STEPS]
         }
-        every = working.factors.limit is None  # all are held for the derivatives
+        # All that are held serve the derivatives, too; else those that no factor has judged.
+        every = working.factors.limit is None or report.uniqueness != "judged"
         for k in range(count) if every else matrices.values():
             try:
                 own = working.at(k)

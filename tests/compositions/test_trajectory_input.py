@@ -347,9 +347,10 @@ class Decay(mfdeq.StepModel):
         return mfdeq.StepLinearization(self.D, -theta[0] * np.eye(2), -previous[:, None])
 
 
+@pytest.mark.parametrize("checkpoints", [None, 1, 4])
 @pytest.mark.parametrize("k", [7, 19])
-def test_a_singular_step_that_another_factor_solved_is_named_at_a_derivative(k):
-    model = mfdeq.trajectory(Epidemic(k), 20, np.array([0.9, 0.1, 0.0]))
+def test_a_singular_step_that_another_factor_solved_is_named_at_a_derivative(k, checkpoints):
+    model = mfdeq.trajectory(Epidemic(k), 20, np.array([0.9, 0.1, 0.0]), checkpoints)
     eq = mfdeq.solve(model, np.array([2.0, 0.5]))
     assert eq.report.uniqueness.startswith("not judged: 1")
     with pytest.raises(mfdeq.SingularStateError, match=f"r of step {k}") as caught:
@@ -374,3 +375,34 @@ def test_a_trajectory_is_judged_where_each_step_has_its_own_factor_or_all_share_
     shared = mfdeq.solve(mfdeq.trajectory(Decay(), 20, np.ones(2)), np.ones(1))
     assert shared.report.uniqueness == "judged"
     assert shared.report.forward.setups == 1
+
+
+class Switched(Decay):
+    """Steps that share one matrix, except for one of them."""
+
+    def __init__(self, k, difference):
+        self.k, self.changed = k, self.D + difference * np.eye(2)
+
+    def matrix(self, k):
+        return self.changed if k == self.k else self.D
+
+    def residual(self, h, previous, theta, k):
+        return self.matrix(k) @ h - theta[0] * previous
+
+    def linearize(self, h, previous, theta, k):
+        found = super().linearize(h, previous, theta, k)
+        return mfdeq.StepLinearization(self.matrix(k), found.d_previous, found.d_params)
+
+
+@pytest.mark.parametrize("checkpoints", [None, 2])
+@pytest.mark.parametrize("k", [0, 3, 4, 19])
+def test_one_other_matrix_among_the_steps_is_judged_by_itself(k, checkpoints):
+    """A small difference leaves its step to the factor of the others, a large one does not."""
+    start = np.ones(2)
+    small = mfdeq.trajectory(Switched(k, 1e-3), 20, start, checkpoints)
+    eq = mfdeq.solve(small, np.ones(1))
+    assert eq.report.uniqueness.startswith("not judged: 19 of the 20 steps")
+    eq.gradient(mfdeq.LeastSquares([0], np.zeros(1)))
+    assert eq.report.uniqueness == "judged"
+    large = mfdeq.solve(mfdeq.trajectory(Switched(k, 1.0), 20, start), np.ones(1))
+    assert large.report.uniqueness == "judged"
