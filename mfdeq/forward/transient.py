@@ -67,7 +67,10 @@ class Transient(ForwardMethod):
                     monitor.A = A
                     level = monitor.level(h, residual, step.correction)
                     before, after = level(residual), level(step.residual)
-                    if after < before or not _is_reversed(problem, step, residual, -sign * rates):
+                    if after < before or not (
+                        _is_reversed(problem, step, residual, -sign * rates)
+                        or _overshoots(problem, step, residual, -sign / dt * rates)
+                    ):
                         break
                 dt *= STEP_REDUCTION
                 if dt < MIN_STEP:
@@ -95,6 +98,19 @@ def _is_reversed(problem: Problem, step: _Step, residual: Array, rates: Array) -
     forces = xp.where(unit > 0.0, residual / xp.where(unit > 0.0, unit, xp.ones_like(unit)), 0.0)
     against = step.correction * forces * xp.sign(rates) < 0.0
     return norm(xp.where(against, forces, xp.zeros_like(forces))) > MAX_REVERSED * norm(forces)
+
+
+def _overshoots(problem: Problem, step: _Step, residual: Array, rates: Array) -> bool:
+    """Return whether the step is far from one of the implicit Euler method, V d / dt = R(h - d).
+
+    A force that changes fast, as at a front, takes the linearized step far beyond an equilibrium,
+    where it is as large and points back.
+    """
+    norm = problem.backend.norm
+    unit = problem.backend.xp.maximum(abs(residual), abs(step.residual))
+    unit = problem.backend.xp.where(unit > 0.0, unit, 1.0 + unit)
+    defect = (rates * step.correction - step.residual) / unit
+    return norm(defect) > norm(residual / unit)
 
 
 def time_sign(problem: Problem) -> int:

@@ -255,6 +255,27 @@ def test_steps_in_time_do_not_depend_on_units():
     assert abs(other.report.iterations - plain.report.iterations) <= 2
 
 
+@pytest.mark.parametrize("start", [-3.0, 0.0, 2.0, 50.0])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_steps_in_time_do_not_jump_to_and_fro_over_a_front(start, sign):
+    """A force that is almost the same on both sides, where a linearized step overshoots."""
+
+    class Front(mfdeq.ResidualModel):
+        state_size = param_size = 1
+        time_sign = -sign
+
+        def residual(self, h, theta):
+            return sign * (np.arctan(50.0 * (h - theta)) + 1e-3 * (h - theta))
+
+        def linearize(self, h, theta):
+            slope = sign * (50.0 / (1.0 + (50.0 * (h - theta)) ** 2) + 1e-3)
+            return mfdeq.Linearization(np.diag(slope), -np.diag(slope))
+
+    eq = mfdeq.solve(Front(), np.ones(1), np.array([start]), method="transient")
+    np.testing.assert_allclose(eq.state, 1.0, rtol=1e-9)
+    assert eq.report.iterations < 100
+
+
 def test_a_residual_without_a_time_sign_has_no_steps_in_time():
     with refused(mfdeq.ArgumentError, "time_sign", r"\+1 or -1"):
         mfdeq.solve(Cubic(), np.full(3, 4.0), np.full(3, 2.0), method="transient")
