@@ -166,9 +166,13 @@ class ConvergenceMonitor(Criteria):
         measured = rest == 0 and multiple.bit_count() == 1  # each time after twice as many
         if measured and self.best_ratio <= MAX_NOISE_RATIO and self.stalled_by_noise(h, residual):
             return
-        if report.iterations - self._last_progress[0] >= self.stall_iterations:
-            raise self.failure(f"stalled: no progress in {self.stall_iterations} iterations")
-        if report.iterations >= self.max_iterations:
+        stalled = report.iterations - self._last_progress[0] >= self.stall_iterations
+        if stalled or report.iterations >= self.max_iterations:
+            if (root := self._root_beside_zeros(h)) is not None:
+                self._finish_at_zero(root)
+                return
+            if stalled:
+                raise self.failure(f"stalled: no progress in {self.stall_iterations} iterations")
             raise self.failure(
                 f"did not converge in {self.max_iterations} iterations (see max_iterations)"
             )

@@ -257,6 +257,22 @@ class Criteria(Sizes):
         self.A = A
         return self._equations(h, residual)[0]
 
+    def _root_beside_zeros(self, h: Array) -> Array | None:
+        """Return h with zeros for the unknowns that have vanished, if R is zero there.
+
+        Newton's corrections at a multiple root take away a fixed part of the unknown, and never
+        show that it is zero.
+        """
+        if self._state_scale is not None or self._is_regular(h):
+            return None
+        vanished = self._vanished(self.xp.abs(h))
+        root = self.xp.where(vanished, self._zeros, h)
+        residual, _ = self.problem.trial_residual(root)
+        if residual is None or self.backend.any(residual != 0.0):
+            return None
+        self.report.zero_unknowns = self.backend.count(vanished)
+        return root
+
     def _ratio(self, x: Array, size: Array) -> Array:
         """Return x / size entry by entry, where 0 / 0 is 0."""
         xp, positive = self.xp, size > 0.0

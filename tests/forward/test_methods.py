@@ -277,3 +277,28 @@ def test_picard_steps_that_are_taken_back_are_shortened():
     eq = mfdeq.solve(model, theta, np.full(2, 0.999), method="picard")
     np.testing.assert_allclose(eq.state, 1.0 + theta / 1.9995, rtol=1e-9)
     assert eq.report.iterations < 100
+
+
+@pytest.mark.filterwarnings("ignore::mfdeq.NearSingularWarning")
+@pytest.mark.parametrize("start", [1.0, 1e-3, -40.0])
+def test_a_fold_at_zero_is_reached(start):
+    """Each correction of a double root leaves half of the unknown, and never shows that it is 0."""
+
+    class Fold(mfdeq.ResidualModel):
+        state_size, param_size = 2, 1
+
+        def residual(self, h, theta):
+            return np.array([h[0] ** 2 - theta[0], h[1] - h[0] - 1.0])
+
+        def linearize(self, h, theta):
+            d_state = np.array([[2.0 * h[0], 0.0], [-1.0, 1.0]])
+            return mfdeq.Linearization(d_state, np.array([[-1.0], [0.0]]))
+
+    eq = mfdeq.solve(Fold(), np.zeros(1), np.array([start, start]))
+    assert eq.state.tolist() == [0.0, 1.0]
+    assert eq.report.zero_unknowns == 1
+    assert eq.smallest_singular.value == 0.0
+    with pytest.raises(mfdeq.SingularStateError, match="fold"):
+        eq.gradient(mfdeq.LeastSquares([1], [0.0]))
+    near = mfdeq.solve(Fold(), np.array([1e-30]), np.array([start, start]))
+    np.testing.assert_allclose(abs(near.state[0]), 1e-15, rtol=1e-9)  # small, but not zero
