@@ -85,15 +85,15 @@ def check_reverse_products(product: Function, adjoint: Function, v: Any, u: Any)
     not a differentiable function of u, or not linear in it.
     """
     left, right = u * product(v), v * adjoint(u)
-    scale = float(abs(left).sum()) + float(abs(right).sum())
-    if abs(float(left.sum()) - float(right.sum())) > ADJOINT_RTOL * scale:
+    scale = _sum(abs(left)) + _sum(abs(right))
+    if abs(_sum(left) - _sum(right)) > ADJOINT_RTOL * scale:
         raise ArithmeticError("its derivative in reverse mode cannot be differentiated")
 
 
 def check_linear(adjoint: Function, u: Any) -> None:
     """Raise `ArithmeticError` unless an adjoint product is linear along one vector."""
     once, twice = adjoint(u), adjoint(2.0 * u)
-    if float(abs(twice - 2.0 * once).sum()) > ADJOINT_RTOL * float(abs(twice).sum()):
+    if _sum(abs(twice - 2.0 * once)) > ADJOINT_RTOL * _sum(abs(twice)):
         raise ArithmeticError("its derivative in reverse mode is not linear")
 
 
@@ -116,10 +116,16 @@ def check_hessian_product(
     ahead = gradient(*(part + step for part, step in zip(x, steps, strict=True)))
     behind = gradient(*(part - step for part, step in zip(x, steps, strict=True)))
     for exact, a, b in zip(product(*steps), ahead, behind, strict=True):
-        scale = float(abs(a).sum()) + float(abs(b).sum())
-        error, size = float(abs(2.0 * exact - (a - b)).sum()), float(abs(a - b).sum())
+        scale = _sum(abs(a)) + _sum(abs(b))
+        error, size = _sum(abs(2.0 * exact - (a - b))), _sum(abs(a - b))
         if error > DIFFERENCE_RTOL * size + DIFFERENCE_NOISE * scale:
             raise ArithmeticError("its gradient cannot be differentiated")
+
+
+def _sum(x: Any) -> float:
+    """Return the sum of an array, or of a tensor that may belong to a graph of its parameters."""
+    total = x.sum()
+    return float(total.detach() if hasattr(total, "detach") else total)
 
 
 def missing_mode_error(caller: str, what: str, advice: str, errors: list[Exception]) -> ModelError:

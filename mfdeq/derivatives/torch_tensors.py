@@ -18,6 +18,7 @@ from .trees import check_dtypes, ordered_leaves
 CALLER = "mfdeq.from_torch"
 SHIFT = 0.01  # relative, of the point at which values are compared
 RANDOM_RTOL = 1e-6  # of two values, above which they differ
+MAX_REPEATS = 32  # of a function whose random numbers may seldom change its value
 REPEATED_VALUE_ROUNDINGS = 1e3  # the rounding of sums in another order
 ADVICE = "Solve again, or let the function use copies (tensor.clone())"
 
@@ -242,20 +243,31 @@ class _Unchanged:
 
 
 def _check_repeatable(function: Function, x: Any) -> None:
-    """Raise `ModelError` if two values of a function that draws random numbers differ."""
+    """Raise `ModelError` if values of a function that draws random numbers differ.
+
+    Dropout at a small rate seldom drops anything: as long as numbers are other ones at each
+    evaluation, which those of a fixed seed are not, values are compared again.
+    """
+    state = import_optional("torch", "torch").random.get_rng_state
     x = [part + SHIFT * (1.0 + part.abs()) for part in x]  # away from zero, which dropout keeps
     try:
-        value, again = function(*x), function(*x)
+        value, latest = function(*x).detach(), state()
+        for _ in range(MAX_REPEATS):
+            again, before, latest = function(*x).detach(), latest, state()
+            difference = (value - again).abs()
+            if float(difference.sum()) > RANDOM_RTOL * float(value.abs().sum()):
+                raise ModelError(
+                    f"f of {CALLER} draws random numbers, so that two values at one point differ "
+                    f"by {float(difference.max()):.2g}: call module.eval() first, or draw the "
+                    "numbers once outside of it"
+                )
+            if before.equal(latest):
+                return
+    except ModelError:
+        raise
     except Exception as error:
         if not is_evaluation_failure(error):
             raise
-        return
-    if float((value - again).abs().sum()) > RANDOM_RTOL * float(value.abs().sum()):
-        raise ModelError(
-            f"f of {CALLER} draws random numbers, so that two values at one point differ by "
-            f"{float((value - again).abs().max()):.2g}: call module.eval() first, or draw the "
-            "numbers once outside of it"
-        )
 
 
 def _changed(used: list[tuple[Any, int, int]]) -> list[Any]:

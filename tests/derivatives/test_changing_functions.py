@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 
 import numpy as np
 import pytest
@@ -49,6 +50,22 @@ def test_a_change_to_training_mode_is_noticed(torch):
     drop.train()
     with pytest.raises(mfdeq.ModelError, match="random numbers"):
         mfdeq.solve(model, THETA, method="newton")
+
+
+def test_dropout_that_seldom_drops_anything_is_refused(torch):
+    drop = torch.nn.Dropout(0.02)
+    model = from_torch(lambda h, t: torch.tanh(drop(0.5 * h) + t))
+    with pytest.raises(mfdeq.ModelError, match=r"random numbers.*module.eval\(\)"):
+        mfdeq.solve(model, THETA, np.full(N, 0.7))
+
+
+def test_modules_whose_parameters_require_gradients_give_no_warning(torch):
+    layer = torch.nn.Linear(N, N).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        eq = mfdeq.solve(from_torch(lambda h, t: torch.tanh(0.3 * layer(h) + t)), THETA)
+        eq.gradient(mfdeq.LeastSquares([0], [0.0]))
+        eq.hessian(mfdeq.LeastSquares([0], [0.0])) @ THETA
 
 
 def test_random_numbers_of_a_fixed_seed_are_accepted(torch):
