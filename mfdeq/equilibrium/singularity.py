@@ -324,10 +324,10 @@ def _message(
         )
     if kind == DEPENDENT:
         return (
-            f"{dependent}, at states nearby as well, which leaves {unknowns} undetermined. Replace "
-            "one of these equations by a condition that fixes the state: a conserved total, a "
-            "normalization, a boundary value. If the equations contradict each other, as loads do "
-            "that do not balance, there is no solution"
+            f"{dependent}, at states nearby as well, which leaves {unknowns} undetermined. If the "
+            "equations contradict each other, as loads do that do not balance, there is no "
+            "solution. Otherwise replace one of them by a condition that fixes the state, a "
+            "conserved total, a normalization or a boundary value"
         )
     if kind == FOLD:
         return (

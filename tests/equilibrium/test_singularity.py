@@ -490,3 +490,14 @@ def test_where_nothing_was_factorized_the_report_says_that_uniqueness_was_not_ju
     assert eq.report.uniqueness in str(eq.report)
     eq.gradient(mfdeq.LeastSquares(np.arange(400), np.zeros(400)))
     assert eq.report.uniqueness == "judged"
+
+
+def test_the_remedy_of_dependent_equations_is_separate_from_their_contradiction():
+    rates = rng(0).uniform(0.1, 1.0, (5, 5))
+    rates -= np.diag(rates.sum(axis=0))
+    with pytest.raises(mfdeq.SingularStateError) as caught:
+        mfdeq.solve(Linear(rates, np.zeros(5)), np.ones(1), np.ones(5))
+    contradiction, remedy = str(caught.value).split(" there is no solution. ")
+    assert "mfdeq.constrain" not in contradiction
+    assert "replace one of them" in remedy
+    assert "mfdeq.constrain(model" in remedy

@@ -203,3 +203,10 @@ def test_errors_of_a_factor_speak_of_a_matrix(solver, sparse):
         solver.setup(sp.csr_array(A) if sparse else A).solve(np.ones(10))
     for word in ("fold", "drain", "state", "parameters"):
         assert word not in str(caught.value)
+
+
+def test_a_zero_pivot_of_an_incomplete_factorization_is_described_in_words():
+    A = sp.csr_array(np.diag([1.0, 0.0, 2.0]))
+    with pytest.raises(mfdeq.SingularStateError, match="pivot of its incomplete LU") as caught:
+        mfdeq.Krylov(preconditioner=mfdeq.ILU()).setup(A)
+    assert "\n" not in str(caught.value)

@@ -79,7 +79,7 @@ class ILU(Preconditioner):
                 scaling.apply(array).tocsc(), drop_tol=self.drop_tol, fill_factor=self.fill_factor
             )
         except RuntimeError as error:
-            raise singular_error(0.0, f"({error})") from error
+            raise singular_error(0.0, "(a pivot of its incomplete LU is zero)") from error
         return _IncompleteLU(A, ilu, scaling, self.description)
 
 
