@@ -49,6 +49,15 @@ def pytest_report_header():
     return "cupy: a simulation on the host (MFDEQ_CUPY), no GPU" if SIMULATED else None
 
 
+@pytest.fixture(autouse=True)
+def _print_options():
+    """Restore how numpy prints numbers, which wntr changes when it is imported."""
+    import numpy as np
+
+    with np.printoptions():
+        yield
+
+
 @pytest.fixture
 def reuse_of_small_factors(monkeypatch):
     """Let factors of small matrices precondition the next ones, as those of large ones do."""
