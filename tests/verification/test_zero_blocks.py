@@ -31,9 +31,15 @@ class Coupled(mfdeq.ResidualModel):
         return np.ones(4)
 
     def linearize(self, h, theta):
-        first = mfdeq.from_function(self.residual, 4, 3, "residual").linearize(h, theta)
+        x, known = h[:2], 1e3 * theta[1:]
+        d_state, d_params = np.eye(4), np.zeros((4, 3))
+        d_state[:2, :2], d_state[:2, 2:] = np.diag(3 * x**2 + theta[0]), -np.eye(2)
+        d_state[2:, :2] = -0.4 * np.diag(x[::-1])[:, ::-1]
+        d_state[2:] *= self.unit
+        d_params[:2, 0] = x
+        d_params[2:, 1:] = -self.unit * np.diag(1e3 + 2e3 * self.bend * known)
         curvature = self.curvature(h) if self.missing else None
-        return mfdeq.Linearization(first.d_state, first.d_params, curvature)
+        return mfdeq.Linearization(d_state, d_params, curvature)
 
     def curvature(self, h):
         """The blocks by hand, without that of the parameters."""
