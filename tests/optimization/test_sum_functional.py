@@ -273,9 +273,9 @@ def test_models_of_all_kinds_are_summed():
 
     def traced_value(p):
         s = (C @ p)[0]
-        h = s / (1 + s**2)
-        for _ in range(60):
-            h = h - (h + h**3 - s) / (1 + 3 * h**2)
+        h = jax.lax.fori_loop(
+            0, 60, lambda _, h: h - (h + h**3 - s) / (1 + 3 * h**2), s / (1 + s**2)
+        )
         return 0.5 * (h - 0.4) ** 2
 
     def closed(p):
