@@ -52,6 +52,9 @@ class PackageCost(NamedTuple):
         Share of the set-up that threads divide among them.
     block_share : float
         Time of a column in a wide block of right-hand sides, over that of a single one.
+    min_block_entries : float
+        Entries of L and U per unknown from which on it is; with fewer, a block takes as long as
+        its columns one by one.
 
     Examples
     --------
@@ -72,6 +75,7 @@ class PackageCost(NamedTuple):
     factor_entry: float = 0.0
     threaded: float = 0.0
     block_share: float = 0.65
+    min_block_entries: float = 0.0
 
     def setup(self, n: int, fill: Fill, threads: int = 1) -> float:
         """Return the nanoseconds of a factorization of n unknowns."""
@@ -84,4 +88,8 @@ class PackageCost(NamedTuple):
 
     def block_solve(self, n: int, fill: Fill, columns: int) -> float:
         """Return the nanoseconds of a solve for several right-hand sides at once."""
-        return (1.0 + self.block_share * (columns - 1)) * self.one_solve(n, fill)
+        return (1.0 + self.share_in_block(n, fill) * (columns - 1)) * self.one_solve(n, fill)
+
+    def share_in_block(self, n: int, fill: Fill) -> float:
+        """Return the time of a column in a wide block over that of a single one."""
+        return self.block_share if fill.entries >= self.min_block_entries * n else 1.0

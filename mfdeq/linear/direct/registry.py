@@ -92,7 +92,8 @@ def package_costs(A: Operator, fill: Fill) -> dict[str, tuple[float, float, floa
         cost = package.cost(A)
         if cost is not None and package.is_candidate(A, fill):
             solve = cost.one_solve(n, fill)
-            costs[package.name] = cost.setup(n, fill, threads), solve, cost.block_share * solve
+            in_block = cost.share_in_block(n, fill) * solve
+            costs[package.name] = cost.setup(n, fill, threads), solve, in_block
     if BYTES_PER_FACTOR_ENTRY * fill.entries > MAX_MEMORY_SHARE * A.backend.available_bytes():
         return {name: (math.inf, math.inf, math.inf) for name in costs if PACKAGES[name].pivots}
     return costs

@@ -97,6 +97,12 @@ def test_factors_beyond_memory_are_left_to_a_package_that_pivots():
     assert costs == {"superlu": (math.inf, math.inf, math.inf)}
 
 
+def test_a_block_takes_as_long_as_its_columns_if_the_factors_are_sparse():
+    cost = PackageCost(0.0, 0.0, entry=2.0, block_share=0.25, min_block_entries=100.0)
+    for entries, expected in ((99.0, 5 * 1980.0), (100.0, 2 * 2000.0)):
+        assert cost.block_solve(10, Fill(10 * entries, 0.0), 5) == expected
+
+
 def test_an_unknown_package_is_an_error_that_lists_the_registered_ones(package):
     with pytest.raises(mfdeq.ArgumentError, match=r"'superlu'.*'inverse', got 'mumps'"):
         mfdeq.Direct(package="mumps")

@@ -232,10 +232,12 @@ PARDISO_MATRICES = {
 }
 
 
+@pytest.mark.parametrize("entries", [0.0, np.inf], ids=["at once", "one by one"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", PARDISO_MATRICES)
-def test_pardiso_solves_with_a_matrix_and_its_adjoint(name, dtype):
+def test_pardiso_solves_with_a_matrix_and_its_adjoint(name, dtype, entries, monkeypatch):
     pytest.importorskip("pypardiso", reason="the pardiso extra is not installed")
+    monkeypatch.setattr(pardiso, "MIN_BLOCK_ENTRIES", entries)
     matrix = PARDISO_MATRICES[name]
     factor = mfdeq.Direct(package="pardiso").setup(operator(matrix.tocsr(), dtype))
     check_solves(factor, matrix.toarray().astype(dtype), dtype)
