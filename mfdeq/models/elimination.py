@@ -279,6 +279,19 @@ class ReplacedRows(ReplacedEquations, Matrix):
         super().__init__(backend, array)
         self.base, self.projection, self.lower = base, projection, lower
 
+    # Products are those of A, which may have few diagonals, and of C, whose rows may be full.
+
+    def _apply(self, x: Array) -> Array:
+        y, values = self.base._apply(x), self.constraints(x)
+        for k, i in enumerate(self.projection.rows or ()):
+            y[i, ...] = values[k, ...]
+        return y
+
+    def _apply_adjoint(self, y: Array) -> Array:
+        values = self.backend.xp.stack([y[i, ...] for i in self.projection.rows or ()])
+        product = self.base._apply_adjoint(self.projection.clear(y))
+        return product + self.constraints_adjoint(values)
+
     def identity_minus(self, in_place: bool = False) -> Operator:
         """Return I - A, which keeps this matrix for the way back."""
         return _IdentityMinusReplaced(self.backend, super().identity_minus().array, self)
