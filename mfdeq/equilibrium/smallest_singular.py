@@ -20,6 +20,7 @@ MAX_SOLVE_PAIRS = 3  # in inverse iteration: solves with A and its adjoint in tu
 MAX_EXACT_SIZE = 50  # unknowns up to which all singular values are computed with a direct factor
 EXACT_RTOL = 1e-3  # of the inverse from which they are computed
 LATER_RTOL = 1e-3  # relative residual of the solves in inverse iteration but the first
+JUDGING_RTOL = 0.01  # the same of the second one, after which the iteration may end
 SIGMA_RTOL = 0.1  # the iteration stops when sigma changes by less than this in one solve
 RESOLVED_COMPONENT = 0.003  # of the usual component of a random vector along a null vector
 RANDOM_SHARE = 0.1  # length of the random vector that is added to a given start of length one
@@ -112,7 +113,7 @@ def _iterate(
     # vector; the others start with what that has found.
     least_component = RESOLVED_COMPONENT / math.sqrt(n)
     first_rtol = max(factor.rtol, min(LATER_RTOL, least_component))
-    rtol = max(factor.rtol, LATER_RTOL)
+    rtol, judging_rtol = (max(factor.rtol, least) for least in (LATER_RTOL, JUDGING_RTOL))
     u = backend.random(n, seed=11)
     u = u / backend.norm(u)
     if start is not None:
@@ -122,17 +123,19 @@ def _iterate(
         u = u / backend.norm(u)
     sigma = math.inf
     for pair in range(MAX_SOLVE_PAIRS):
+        judges = judging and pair == 0
         v, along = _solve(factor, scaling, u, rtol if pair else first_rtol, adjoint=False)
-        u, back = _solve(factor, scaling, v, rtol, adjoint=True)
+        u, back = _solve(factor, scaling, v, judging_rtol if judges else rtol, adjoint=True)
         converged = back > (1.0 - SIGMA_RTOL) * min(sigma, along)
         sigma = back
         # With few unknowns two numbers may agree by chance.
         if converged and (pair > 0 or n > MAX_EXACT_SIZE):
             break
-        if judging and pair == 0 and n > MAX_EXACT_SIZE:
-            # |A^-T A^-1 u| of the start is at least its component over the square of sigma.
+        if judges and n > MAX_EXACT_SIZE:
+            # |A^-T A^-1 u| of the start is at least its component over the square of sigma, unless
+            # the second solve has not resolved the component of v, which is along / sigma as large.
             component = least_component if start is None else RANDOM_SHARE * least_component
-            lower = math.sqrt(component * along * back)
+            lower = min(math.sqrt(component * along * back), component * along / judging_rtol)
             found = _unscaled(factor, scaling, sigma, u, v)
             if _is_regular(factor, found, sigma / lower):
                 return found, False
