@@ -77,6 +77,12 @@ def add(d: Array, x: Array, c: float, y: Array, k: int) -> None:
         for i in range(d.shape[0]):
             y[i] += c * d[i] * x[i]
         return
+    if k == 2:  # Rows of two columns are too short for a loop over them.
+        for i in range(d.shape[0]):
+            factor = c * d[i]
+            y[2 * i] += factor * x[2 * i]
+            y[2 * i + 1] += factor * x[2 * i + 1]
+        return
     columns = np.uint64(k)
     for i in range(np.uint64(d.shape[0])):
         factor, first = c * d[i], i * columns
@@ -90,6 +96,12 @@ def add_both(d: Array, x: Array, e: Array, w: Array, c: float, y: Array, k: int)
     if k == 1:
         for i in range(d.shape[0]):
             y[i] += c * (d[i] * x[i] + e[i] * w[i])
+        return
+    if k == 2:
+        for i in range(d.shape[0]):
+            u, v = c * d[i], c * e[i]
+            y[2 * i] += u * x[2 * i] + v * w[2 * i]
+            y[2 * i + 1] += u * x[2 * i + 1] + v * w[2 * i + 1]
         return
     columns = np.uint64(k)
     for i in range(np.uint64(d.shape[0])):

@@ -26,7 +26,7 @@ def columns(n, k, dtype, seed=0):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("form", ["csr", "csc"])
-@pytest.mark.parametrize("k", [None, 1, 3, 8])
+@pytest.mark.parametrize("k", [None, 1, 2, 3, 8])
 @pytest.mark.parametrize("name", MATRICES)
 def test_products_are_those_of_scipy(name, k, form, dtype, monkeypatch):
     monkeypatch.setattr(diagonals, "MIN_FILL", 0.2)
