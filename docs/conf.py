@@ -227,7 +227,7 @@ def page_of_example(app, docname, source):
         text = "\n".join(
             line if line.startswith(" ") else barred(line) for line in text.split("\n")
         )
-        text = re.sub(r"\n\n(?= )", "\n\n::\n\n", text)
+        text = re.sub(r"\n\n(?= )", "\n\n.. code-block:: text\n\n", text)
         source[0] = f"{head}{label}{title}\n{'=' * len(title)}\n\n{text}{mark}{code}"
 
 
