@@ -169,8 +169,7 @@ class ConvergenceMonitor(Criteria):
         stalled = report.iterations - self._last_progress[0] >= self.stall_iterations
         if stalled or report.iterations >= self.max_iterations:
             if (root := self._root_beside_zeros(h)) is not None:
-                self._finish_at_zero(root)
-                return
+                return self._finish_at_zero(root)
             if stalled:
                 raise self.failure(f"stalled: no progress in {self.stall_iterations} iterations")
             raise self.failure(
@@ -308,8 +307,9 @@ class ConvergenceMonitor(Criteria):
         self, h: Array, residual: Array, step: Array, worst: float
     ) -> tuple[Array, float]:
         """Return the state after a last chord step and its worst residual, if that is less."""
-        xp = self.xp
-        if self.backend.all(xp.abs(step) <= self.backend.eps * xp.abs(h)):
+        if self.report.zero_unknowns and (root := self._root_beside_zeros(h)) is not None:
+            return root, 0.0
+        if self.backend.all(abs(step) <= self.backend.eps * abs(h)):
             return h, worst
         following = self._chord_step(h, step, worst)
         if following is None or not following[3] or following[2] >= worst:
@@ -317,8 +317,8 @@ class ConvergenceMonitor(Criteria):
         return following[0], following[2]
 
     def _finish_at_zero(self, h: Array) -> None:
-        eps = self.backend.eps
-        self.finish(h, 0.0, eps, "rounding" if self.rtol < eps else "rtol")
+        limited_by = "rounding" if self.rtol < self.backend.eps else "rtol"
+        self.finish(h, 0.0, self.backend.eps, limited_by)
 
     def finish(self, h: Array, worst: float, correction: float, limited_by: str) -> None:
         """End the iteration at a state that meets both criteria, and complete the report.

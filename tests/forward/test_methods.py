@@ -302,3 +302,24 @@ def test_a_fold_at_zero_is_reached(start):
         eq.gradient(mfdeq.LeastSquares([1], [0.0]))
     near = mfdeq.solve(Fold(), np.array([1e-30]), np.array([start, start]))
     np.testing.assert_allclose(abs(near.state[0]), 1e-15, rtol=1e-9)  # small, but not zero
+
+
+def test_unknowns_that_converge_to_zero_are_zero():
+    """A state of rounding would have a gradient without a digit, and a warning of it."""
+    W = 0.4 * np.roll(np.eye(6), 1, axis=1)
+
+    class Layer(mfdeq.FixedPointModel):
+        state_size = param_size = 6
+
+        def map(self, h, theta):
+            return np.tanh(W @ h + theta)
+
+        def linearize(self, h, theta):
+            slope = 1.0 - np.tanh(W @ h + theta) ** 2
+            return mfdeq.Linearization(slope[:, None] * W, np.diag(slope))
+
+    for method in ("newton", "anderson"):
+        eq = mfdeq.solve(Layer(), np.zeros(6), np.linspace(0.3, 0.8, 6), method=method)
+        assert eq.state.tolist() == [0.0] * 6
+        assert eq.report.zero_unknowns == 6
+        assert not eq.gradient(mfdeq.LeastSquares(np.arange(6), np.zeros(6))).any()
