@@ -163,7 +163,7 @@ class CheckedSteps:
         name, to_user = f"{self.name}.initial_state", self.backend.to_user
         with self.backend.user_call(f"{name}(previous, theta, {k})"):
             given = self.step.initial_state(to_user(previous), to_user(self.theta), k)
-        return self.backend.vector(given, self.size, name, convert=True)
+        return self.backend.vector(given, self.size, f"{name} in step {k}", convert=True)
 
     def residual(self, k: int, h: Array, previous: Array, finite: bool = True) -> Array:
         """Return R_k, (n,); NaN is an error unless `finite` is False."""
@@ -171,7 +171,7 @@ class CheckedSteps:
         name, to_user = f"{self.name}.residual", self.backend.to_user
         with self.backend.user_call(f"{name}(h, previous, theta, {k})"):
             value = self.step.residual(to_user(h), to_user(previous), to_user(self.theta), k)
-        return self.backend.check_array(value, (self.size,), name, finite=finite)
+        return self.backend.check_array(value, (self.size,), f"{name} in step {k}", finite=finite)
 
     def keep(self, k: int, h: Array, previous: Array, step: CheckedStep, limit: Any) -> None:
         """Keep the derivatives of a step for the next call of `linearize` for it.
@@ -194,6 +194,7 @@ class CheckedSteps:
         name, to_user = f"{self.name}.linearize", self.backend.to_user
         with self.backend.user_call(f"{name}(h, previous, theta, {k})"):
             given: Any = self.step.linearize(to_user(h), to_user(previous), to_user(self.theta), k)
+        name = f"{name} in step {k}"
         if not isinstance(given, StepLinearization):
             raise ModelError(
                 f"{name}: expected it to return an mfdeq.StepLinearization, got "

@@ -42,7 +42,7 @@ def step_from_function(
     scale : pair of floats or arrays, optional
         Sizes of the states and of theta, as in `from_function`.
     **options
-        ``step``, ``order``, ``name`` and other keywords of `from_function`, except `kind`, `args`
+        ``step``, ``order`` and other keywords of `from_function`, except `kind`, `args`
         and `batched`.
 
     Returns

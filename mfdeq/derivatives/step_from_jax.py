@@ -8,6 +8,7 @@ from typing import Any
 from ..arrays.backend import Array, host
 from ..compositions.step_from_model import StepFromModel
 from ..compositions.step_model import StepModel
+from ..errors import ArgumentError, short_repr
 from ..models.model import Model
 from .jax import from_jax
 
@@ -25,7 +26,7 @@ def step_from_jax(
     state, params : array or pytree of arrays
         Examples of a state and of the parameters.
     **options
-        ``name`` and other keywords of `from_jax`, except `kind`.
+        The keywords of `from_jax`, except `kind`, `args` and `batched`.
 
     Returns
     -------
@@ -53,11 +54,21 @@ def step_from_jax(
     >>> print(eq.steps[-1].round(4))
     [0.8061 0.7054]
     """
+    for name in ("kind", "args", "batched"):
+        if name in options:
+            raise ArgumentError(
+                f"{name} of mfdeq.step_from_jax: expected none, got {short_repr(options[name])}"
+            )
+    if not callable(f):
+        raise ArgumentError(
+            f"f of mfdeq.step_from_jax: expected a function, got {type(f).__name__}"
+        )
 
     def residual(h: Any, given: Any) -> Any:
         previous, theta, k = given
         return f(h, previous, theta, (k + 0.5).astype("int32"))
 
+    residual.__name__ = getattr(f, "__name__", "f")
     zero = host.zeros(())
     dtype = getattr(state, "dtype", None)
     if dtype is not None and str(dtype) == "float32":

@@ -53,6 +53,27 @@ def test_the_arguments_of_trajectory_are_checked():
         mfdeq.trajectory(Reaction(), 4, lambda theta: theta[:3])
 
 
+def test_an_error_of_one_step_names_it():
+    class Ending(Reaction):
+        def __init__(self, what):
+            super().__init__()
+            self.what = what
+
+        def residual(self, h, previous, theta, k):
+            value = super().residual(h, previous, theta, k)
+            return value[:-1] if (self.what, k) == ("residual", 2) else value
+
+        def linearize(self, h, previous, theta, k):
+            found = super().linearize(h, previous, theta, k)
+            if (self.what, k) != ("linearize", 2):
+                return found
+            return mfdeq.StepLinearization(found.d_state, np.eye(2), found.d_params)
+
+    for what in ("residual", "linearize"):
+        with pytest.raises(mfdeq.ModelError, match=rf"Ending.{what} in step 2: expected an array"):
+            solved(Ending(what))
+
+
 def test_a_start_of_a_wrong_shape_is_refused():
     with pytest.raises(mfdeq.ModelError, match=r"value of the start of Reaction"):
         solved(Reaction(), mfdeq.Start(lambda theta: theta[:2], START.d_params))
@@ -70,7 +91,7 @@ def test_a_start_of_a_wrong_shape_is_refused():
     ],
 )
 def test_derivatives_of_a_wrong_shape_are_refused(field, value):
-    with pytest.raises(mfdeq.ModelError, match=f"{field} of Changed.linearize: expected"):
+    with pytest.raises(mfdeq.ModelError, match=f"{field} of Changed.linearize in step 0: expected"):
         solved(Changed(**{field: value}))
 
 
@@ -80,7 +101,7 @@ def test_residuals_of_different_sizes_are_refused():
             return np.append(super().residual(h, previous, theta, k), k * [0.0])
 
     with pytest.raises(
-        mfdeq.ModelError, match=r"Growing.residual: expected .*\(3,\), got .*\(4,\)"
+        mfdeq.ModelError, match=r"Growing.residual in step 1: expected .*\(3,\), got .*\(4,\)"
     ):
         solved(Growing())
 

@@ -49,3 +49,15 @@ def test_pytrees_are_accepted_as_parameters():
         h = (h + 0.1 * params["source"]) / (1.0 + 0.1 * params["rates"][k])
         np.testing.assert_allclose(eq.steps[k], h, rtol=1e-12)
     assert eq.model.step.params_tree(eq.params)["source"][0] == 0.5
+
+
+def test_steps_are_named_for_the_function_and_their_arguments_are_checked():
+    def cooling(h, previous, theta, k):
+        return h - previous + theta * h
+
+    step = mfdeq.step_from_jax(cooling, np.ones(2), np.ones(2))
+    assert step.display_name == "mfdeq.step_from_jax(cooling)"
+    with pytest.raises(mfdeq.ArgumentError, match="expected a function, got int"):
+        mfdeq.step_from_jax(3, np.ones(2), np.ones(2))
+    with pytest.raises(mfdeq.ArgumentError, match=r"kind of mfdeq\.step_from_jax: expected none"):
+        mfdeq.step_from_jax(cooling, np.ones(2), np.ones(2), kind="map")
