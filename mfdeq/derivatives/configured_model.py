@@ -116,7 +116,11 @@ class ConfiguredModel(DataHolder, Model):
         """
         for name in fields:
             if name not in ModelFields.__annotations__:
-                raise TypeError(f"{caller}() got an unexpected keyword argument {name!r}")
+                raise TypeError(
+                    f"{caller}() got an unexpected keyword argument {name!r}: expected one of its "
+                    f"own or {', '.join(sorted(ModelFields.__annotations__))} (the start of one "
+                    "solution is an argument of mfdeq.solve, h0)"
+                )
         self._fields = fields
         for field in ("state_names", "equation_names"):
             names = _checked_names(fields.get(field), f"{field} of {caller}", self._named_size)
