@@ -28,7 +28,15 @@ class SubstitutionFactor(Factor):
     A : BlockBidiagonal, (N, N)
     factors : FactorsOfSteps
     counts : LinearCounts
+
+    Attributes
+    ----------
+    describe : callable or None
+        ``describe(factor, k, error)`` returns the error for a singular matrix of step k, in place
+        of that of its factorization.
     """
+
+    describe: Callable[..., Exception] | None = None
 
     def __init__(self, A: Operator, factors: FactorsOfSteps, counts: LinearCounts) -> None:
         self.factors = factors
@@ -59,7 +67,12 @@ class SubstitutionFactor(Factor):
 
     def at(self, k: int) -> Factor:
         """Return the factor of the matrix of step k."""
-        return self.factors.of(self.linearized.at(k).D, k)
+        try:
+            return self.factors.of(self.linearized.at(k).D, k)
+        except (ConvergenceError, SingularStateError) as error:
+            if self.describe is None:
+                raise
+            raise self.describe(self, k, error) from error
 
     def counted_in(self, counts: LinearCounts) -> Factor:
         """Return this factor with other counts."""
@@ -141,7 +154,7 @@ class SubstitutionFactor(Factor):
                 carried = step.L._apply(out[k - 1, ...])
             side = B[k, ...] if carried is None else B[k, ...] - carried
             if self.backend.any(side != 0.0):
-                out[k, ...] = solve(self.factors.of(step.D, k), side, k)
+                out[k, ...] = solve(self.at(k), side, k)
             if adjoint and k:
                 carried = step.L._apply_adjoint(out[k, ...])
         return steps.join(out)

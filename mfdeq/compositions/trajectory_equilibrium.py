@@ -147,20 +147,14 @@ class TrajectoryEquilibrium(Equilibrium):
         return model.at(self.params).start
 
     def judge_uniqueness(self) -> None:
-        """Judge whether the trajectory is unique: each step was solved with a factor of its own.
-
-        A factor of another step is its own where the matrices are one object. The last steps come
-        first, of which one is soon found that has no factor where the matrices change.
-        """
+        """Judge whether the trajectory is unique: each step was solved with a factor of its own."""
         held = self.solver.held
         if isinstance(held, SubstitutionFactor) and not held.iterative and held.factors.names:
-            borrowed, steps = held.factors.borrowed, held.linearized
             self.report.uniqueness = "judged"
-            backwards = reversed(range(steps.count))
-            if borrowed and not all(held.factors.holds(steps.at(k).D) for k in backwards):
+            if borrowed := held.factors.borrowed:  # their matrices are not evaluated
                 self.report.uniqueness = (
-                    f"not judged: {borrowed} of the {steps.count} steps were solved with the "
-                    "factor of another one; the first derivative factorizes their matrices"
+                    f"not judged: {borrowed} of the {held.linearized.count} steps were solved with "
+                    "the factor of another one; derivatives factorize their matrices"
                 )
             return
         super().judge_uniqueness()
@@ -179,8 +173,7 @@ class TrajectoryEquilibrium(Equilibrium):
         matrices = {
             id(working.linearized.at(k).D): k for k in (0, count // 2, count - 1)[:EXAMINED_STEPS]
         }
-        # All that are held serve the derivatives, too; else those that no factor has judged.
-        every = working.factors.limit is None or report.uniqueness != "judged"
+        every = working.factors.limit is None  # all are held for the derivatives
         for k in range(count) if every else matrices.values():
             try:
                 own = working.at(k)
@@ -197,8 +190,25 @@ class TrajectoryEquilibrium(Equilibrium):
         report.record_solver(factor.name, self.solver.choices)
         report.digits_left = min(digits for digits, _ in found)
         report.smallest_singular = min(smallest.value for _, smallest in found)
-        report.uniqueness = "judged"
+        if every or report.uniqueness == "judged":
+            report.uniqueness = "judged"
+        else:
+            working.describe = self._error_of_step
+            report.uniqueness = (
+                f"judged in {len(matrices)} of the {count} steps; derivatives factorize the "
+                "matrices of the others"
+            )
         return Examined(factor, found[0][1], True, None)
+
+    def _error_of_step(
+        self, working: SubstitutionFactor, k: int, error: ConvergenceError | SingularStateError
+    ) -> SingularStateError:
+        """Return the error for a step that a derivative has found to be singular."""
+        working.describe = None
+        examined = self._singular(working, k, error)
+        assert examined.singularity is not None
+        self.__dict__["examined"] = examined  # as if it had been found at first
+        return examined.singularity.error(self.state, self._report)
 
     def _singular(
         self, working: SubstitutionFactor, k: int, error: ConvergenceError | SingularStateError

@@ -394,8 +394,23 @@ def test_a_trajectory_is_judged_where_each_step_has_its_own_factor_or_all_share_
     alone = mfdeq.trajectory(Epidemic(), 1, np.array([0.9, 0.1, 0.0]))
     assert mfdeq.solve(alone, np.array([2.0, 0.5])).report.uniqueness == "judged"
     shared = mfdeq.solve(mfdeq.trajectory(Decay(), 20, np.ones(2)), np.ones(1))
+    assert shared.report.uniqueness.startswith("not judged: 19 of the 20 steps")
+    shared.gradient(mfdeq.LeastSquares([0], np.zeros(1)))
     assert shared.report.uniqueness == "judged"
     assert shared.report.forward.setups == 1
+    assert shared.report.linear.setups == 0
+
+
+def test_a_solve_linearizes_no_step_that_another_factor_solves():
+    class Counted(Decay):
+        linearizations = 0
+
+        def linearize(self, *arguments):
+            self.linearizations += 1
+            return super().linearize(*arguments)
+
+    mfdeq.solve(mfdeq.trajectory(model := Counted(), 50, np.ones(2)), np.ones(1))
+    assert model.linearizations < 5
 
 
 class Switched(Decay):
@@ -418,12 +433,11 @@ class Switched(Decay):
 @pytest.mark.parametrize("checkpoints", [None, 2])
 @pytest.mark.parametrize("k", [0, 3, 4, 19])
 def test_one_other_matrix_among_the_steps_is_judged_by_itself(k, checkpoints):
-    """A small difference leaves its step to the factor of the others, a large one does not."""
-    start = np.ones(2)
-    small = mfdeq.trajectory(Switched(k, 1e-3), 20, start, checkpoints)
-    eq = mfdeq.solve(small, np.ones(1))
+    """A small difference leaves its step to the factor of the others."""
+    model = mfdeq.trajectory(Switched(k, 1e-3), 20, np.ones(2), checkpoints)
+    eq = mfdeq.solve(model, np.ones(1))
     assert eq.report.uniqueness.startswith("not judged: 19 of the 20 steps")
     eq.gradient(mfdeq.LeastSquares([0], np.zeros(1)))
-    assert eq.report.uniqueness == "judged"
-    large = mfdeq.solve(mfdeq.trajectory(Switched(k, 1.0), 20, start), np.ones(1))
-    assert large.report.uniqueness == "judged"
+    expected = "judged" if checkpoints is None else "judged in "
+    assert eq.report.uniqueness.startswith(expected)
+    assert np.isfinite(eq.report.smallest_singular)
