@@ -23,21 +23,26 @@ from .roots import Step
 
 LAST_OFFSET = 1e-6  # from a special point, relative to the step, where the curve is straight
 SAME_RTOL = 1e-5  # distance of special points that are one, relative to the step
+BESIDE_SHARE = 1e-2  # of a step, beside an end at which the number is not certain
 ZERO_SHARE = 1e-5  # of an eigenvalue, relative to its change within the step, that is zero
 CHANGES = {"fold": 1, "hopf": 2, "flip": 1}  # of the number of unstable eigenvalues
 
 
 @dataclass(frozen=True)
 class Located:
-    """A point at a distance s within a step."""
+    """A point at a distance s within a step.
+
+    Several pairs that change together, as they do by symmetry, have their `number` of eigenvalues.
+    """
 
     s: float
     point: Point
+    number: int = 0
 
     @property
     def change(self) -> int:
         """By how many the unstable eigenvalues may change."""
-        return CHANGES.get(self.point.kind, self.point.dimension)
+        return max(self.number, CHANGES.get(self.point.kind, self.point.dimension))
 
 
 class StabilityChanges:
@@ -58,12 +63,17 @@ class StabilityChanges:
 
         The number is compared at both ends and, if there are several special points or the change
         is by an odd number too few or too many, between them; and where an eigenvalue may change
-        twice, by the values at the point before the step.
+        twice, by the values at the point before the step. At an end where it is not certain, since
+        an eigenvalue changes there, that beyond the end takes its place.
         """
         counts = {a.s: self.count(a.point), b.s: self.count(b.point)}
         points = {a.s: a.point, b.s: b.point}
+        if counts[a.s] is None and (before is None or before.unstable is not None):
+            self._move_end(step, a.s, before.distance if before else step.ds, points, counts)
+        elif counts[a.s] is not None and counts[b.s] is None:
+            self._move_end(step, b.s, step.ds, points, counts)
         expected = sum(one.change for one in found)
-        first, last = counts[a.s], counts[b.s]
+        first, last = counts[min(counts)], counts[max(counts)]
         odd = first is not None and last is not None and (last - first - expected) % 2
         if found and (len(found) > 1 or odd):
             places = [a.s, *sorted(one.s for one in found), b.s]
@@ -92,6 +102,20 @@ class StabilityChanges:
                 if abs(v - u) > sum(one.change for one in others):
                     unexplained.append((points[low].t, points[high].t))
         return self._with_counts(step, found, counts), unexplained
+
+    def _move_end(
+        self,
+        step: Step,
+        end: float,
+        distance: float,
+        points: dict[float, Point],
+        counts: dict[float, int | None],
+    ) -> None:
+        """Take a point beyond an end of the step, at a share of the distance, in its place."""
+        sample = step.evaluate(end + BESIDE_SHARE * distance, self.count)
+        if sample is not None and sample[2] is not None:
+            del points[end], counts[end]
+            s, points[s], counts[s] = sample
 
     def count(self, point: Point) -> int | None:
         """Return the number of unstable eigenvalues, or None if it is not certain."""
@@ -166,10 +190,10 @@ class StabilityChanges:
                 return Located(one.s, replace(point, kind="crossing", dimension=count))
             return Located(one.s, moved(step, beside[1], one.s - beside[0], count))
         if self.curve.is_map and abs(shift.imag) <= ZERO_SHARE * scale:
-            return Located(one.s, replace(point, kind="flip"))
+            return Located(one.s, replace(point, kind="flip"), count)
         of_map = abs(float(host.angle(1.0 - shift)))
         frequency = of_map if self.curve.is_map else abs(shift.imag)
-        return Located(one.s, replace(point, kind="hopf", frequency=frequency))
+        return Located(one.s, replace(point, kind="hopf", frequency=frequency), count)
 
     def _with_counts(
         self, step: Step, found: list[Located], counts: dict[float, int | None]
@@ -188,7 +212,7 @@ class StabilityChanges:
             known = [count for count in both if count is not None]
             unstable = min(known) if len(known) == len(both) == 2 else None
             point = replace(one.point, eigenvalues=eigenvalues, unstable=unstable)
-            complete.append(Located(one.s, point))
+            complete.append(replace(one, point=point))
         return complete
 
 

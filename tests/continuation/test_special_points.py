@@ -273,3 +273,51 @@ def test_a_crossing_is_found_where_an_unknown_passes_through_zero(shift, unit):
     assert crossing.t == pytest.approx(-0.5, abs=1e-7)
     assert unit * crossing.state[0] == pytest.approx(shift, abs=1e-7)
     assert branch.counts.setups <= 200
+
+
+class Ring(mfdeq.ResidualModel):
+    """Brusselators in a ring, whose modes of two sines lose their stability together."""
+
+    param_size, time_sign, coupling = 1, 1, 0.1
+
+    def __init__(self, cells):
+        self.cells, self.state_size = cells, 2 * cells
+        one = np.eye(cells)
+        self.exchange = np.roll(one, 1, 0) + np.roll(one, -1, 0) - 2.0 * one
+
+    def residual(self, h, theta):
+        x, y = h[: self.cells], h[self.cells :]
+        D = self.coupling * self.exchange
+        reaction = theta * x - x**2 * y
+        return np.concatenate([1.0 - x - reaction + D @ x, reaction + D @ y])
+
+    def linearize(self, h, theta):
+        x, y = h[: self.cells], h[self.cells :]
+        D = self.coupling * self.exchange
+        d_x, d_y = np.diag(theta - 2.0 * x * y), np.diag(-(x**2))
+        A = np.block([[-np.eye(self.cells) - d_x + D, -d_y], [d_x, d_y + D]])
+        return mfdeq.Linearization(A, np.concatenate([-x, x])[:, None])
+
+
+@pytest.mark.parametrize(
+    ("cells", "step"),
+    [
+        pytest.param(3, 0.05, id="a point of the branch is a Hopf point"),
+        pytest.param(3, 0.07, id="within steps"),
+        pytest.param(4, 0.05, id="two sets of pairs"),
+    ],
+)
+def test_pairs_that_become_unstable_together_are_one_hopf_point(cells, step):
+    model = Ring(cells)
+    branch = mfdeq.follow(
+        model,
+        np.ones(1),
+        span=(0.0, 2.5),
+        start=np.ones(2 * cells),
+        step=step,
+        eigenvalues=2 * cells,
+    )
+    traces = 2.0 - 2.0 * model.coupling * np.linalg.eigvalsh(model.exchange)
+    exact = np.unique(traces.round(9))
+    np.testing.assert_allclose([1.0 + p.t for p in branch.hopfs], exact, rtol=1e-7)
+    assert branch.points[-1].unstable == 2 * cells
