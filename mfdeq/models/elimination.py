@@ -179,7 +179,8 @@ class Projection:
         It is a matrix where both are known by their entries and the result is as sparse as X.
         """
         backend, array = self.backend, upper.array
-        square = self.pins is not None and upper.shape[0] == upper.shape[1]
+        # B may be square, too, but has no constraints in place of its rows.
+        square = self.pins and lower is not None and upper.shape[0] == upper.shape[1]
         if array is None:
             known = upper.has_single_entries or upper.declared_null_spaces is not None
             cls = ReplacedProducts if square and known else Combined
@@ -199,10 +200,9 @@ class Projection:
             data[int(array.indptr[i]) : int(array.indptr[i + 1])] = 0.0
         combined = csr((data, array.indices, array.indptr), shape=array.shape)
         if lower is None:
-            combined = combined.copy()  # its pattern is that of A
-        else:
-            replaced = csr(self.columns) @ csr(self.gains) @ csr(lower)
-            combined = combined + to_canonical_format(replaced)
+            return Matrix(backend, combined)
+        replaced = csr(self.columns) @ csr(self.gains) @ csr(lower)
+        combined = combined + to_canonical_format(replaced)
         combined.eliminate_zeros()
         if square:
             return ReplacedRows(backend, combined.tocsr(), upper, self, lower)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from support.dependent_equations import DependentEquations, check_every_operator, random_loss
 
 import mfdeq
@@ -23,6 +24,39 @@ CASES = [
 def test_every_operator_is_that_of_the_dense_bordered_system(is_map, m, form, redundant):
     equations = DependentEquations.random(is_map, m, form=form)
     check_every_operator(equations, "detect" if redundant == "detected" else equations.W)
+
+
+@pytest.mark.parametrize("is_map", [False, True])
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+def test_as_many_parameters_as_unknowns(is_map, form):
+    check_every_operator(DependentEquations.random(is_map, 2, P=9, form=form), "detect")
+
+
+def test_a_constraint_without_parameters_beside_as_many_parameters_as_unknowns():
+    """Resistors on a ring: D' diag(theta) D h = q, with a fixed mean."""
+    n = 6
+    D = sp.csr_array(np.eye(n) - np.roll(np.eye(n), 1, axis=1))
+    q = np.array([1.0, 0.0, 0.0, -1.0, 0.0, 0.0])
+
+    class Ring(mfdeq.FixedPointModel):
+        state_size = param_size = n
+
+        def map(self, h, theta):
+            return h - D.T @ (theta * (D @ h)) + q
+
+        def linearize(self, h, theta):
+            return mfdeq.Linearization(
+                d_state=(sp.eye_array(n) - D.T @ sp.diags_array(theta) @ D).tocsr(),
+                d_params=-(D.T @ sp.diags_array(D @ h)).tocsr(),
+            )
+
+    theta = np.linspace(1.0, 2.0, n)
+    eq = mfdeq.solve(mfdeq.constrain(Ring(), mfdeq.LinearConstraint(np.ones(n))), theta)
+    inverse = np.linalg.pinv((D.T @ sp.diags_array(theta) @ D).toarray())
+    np.testing.assert_allclose(eq.state, inverse @ q, atol=1e-12)
+    expected = -inverse @ D.T.toarray() @ np.diag(D @ eq.state)
+    np.testing.assert_allclose(eq.sensitivity.toarray(), expected, atol=1e-11)
+    np.testing.assert_allclose(eq.sensitivity.H.toarray(), expected.T, atol=1e-11)
 
 
 @pytest.mark.parametrize("form", ["dense", "sparse"])
