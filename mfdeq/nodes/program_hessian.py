@@ -70,6 +70,8 @@ def hessian_of(
 
     ``mfdeq.minimize(H.functional, H.flat_params())`` uses the exact Hessian in each step, and
     evaluates the loss over all data: it is for the end of a training, after a stochastic method.
+    With `max_iterations` it raises a `ConvergenceError` once they are used up, whose `best` has the
+    parameters so far.
     The parameters of the program remain as they were; ``H.set_params(found.params)`` replaces them.
 
     Examples

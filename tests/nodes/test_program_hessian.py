@@ -163,6 +163,19 @@ def test_minimize_finds_a_minimum_of_a_torch_program():
     close(found.smallest.values[0], smallest, 1e-4)
 
 
+@pytest.mark.parametrize("method", ["newton-cg", "l-bfgs"])
+def test_the_best_point_of_a_minimization_with_a_budget_has_the_smallest_loss(method):
+    parameters, (loss, _), batches, _ = torch_network()
+    H = mfdeq.hessian_of(loss, parameters, batches)
+    with pytest.raises(mfdeq.ConvergenceError, match="max_iterations = 3 was reached") as caught:
+        mfdeq.minimize(H.functional, H.flat_params(), method, max_iterations=3)
+    found = caught.value.best
+    H.set_params(found.params)
+    close(H.value(), found.value, 1e-12)
+    steps = [step.value for step in found.report.steps]
+    assert found.value == min(steps) < steps[0]
+
+
 def test_minimize_finds_a_minimum_of_a_jax_program():
     jax = pytest.importorskip("jax", reason="the jax extra is not installed")
     jnp = jax.numpy
