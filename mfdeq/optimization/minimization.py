@@ -87,6 +87,7 @@ class Minimization:
         self.gradient_error = math.inf  # as measured last
         self._judged: tuple[Array, bool] | None = None  # the last point, and whether it is rounding
         self._stagnant = 0  # steps in a row that changed the loss by rounding only
+        self._failures = 0  # trial points without a value before them
 
     @property
     def report(self) -> MinimizeReport:
@@ -124,6 +125,7 @@ class Minimization:
             self.checkpoint.continue_from(len(steps))
             self._method_state, self.scale = saved["method"], saved["scale"]
             self._stagnant, state = saved["stagnant"], to_device(saved["state"])
+            self._failures = saved["failures"]
         path = self.checkpoint.path
         try:
             self._solve_again(state)
@@ -211,11 +213,18 @@ class Minimization:
                 "at a neighbouring point"
             )
             return Stop(reason, limited_by="rounding")
+        if result is not None and not result[1].length and not result[1].how.startswith("rejected"):
+            result = None  # the step is too short to change the parameters
+        if result is None and self.report.failures > self._failures:
+            reason = f"no step decreases the loss where it has a value: {self.report.last_failure}"
+            return Stop(reason, "; add bounds that leave out where it has none")
         if result is None:
             return Stop("no step decreases the loss: rounding, or wrong derivatives")
         self.at, step = result
         noise = LOSS_ROUNDING_FACTOR * self.bounds.backend.eps * abs(before)
         self._stagnant = self._stagnant + 1 if abs(self.at.value - before) <= noise else 0
+        if not self._stagnant:
+            self._failures = self.report.failures
         self._append(step)
         if step.length:
             self.eq = self.functional.equilibrium(self.at.theta)  # cached
@@ -265,6 +274,7 @@ class Minimization:
             "method": self.method.checkpoint_state,
             "scale": self.scale,
             "stagnant": self._stagnant,
+            "failures": self._failures,
             "report": asdict(self.report),
         }
         checkpoint.write(len(self.report.steps), state)

@@ -283,3 +283,13 @@ def test_an_exception_of_the_callback_propagates():
 
     with pytest.raises(ValueError, match="enough"):
         mfdeq.minimize(functional(""), START, callback=callback)
+
+
+@pytest.mark.parametrize("method", ["newton-cg", "newton"])
+def test_a_minimum_beyond_the_values_of_a_model_is_described(method):
+    """The loss decreases up to the edge of a table, where a run ends soon, and says why."""
+    F = functional("residual", limit=1.0)
+    with pytest.raises(mfdeq.ConvergenceError, match=r"outside of the table.*add bounds") as caught:
+        mfdeq.minimize(F, START, method)
+    np.testing.assert_allclose(caught.value.best.params.max(), 1.0, rtol=1e-6)
+    assert len(caught.value.report.steps) < 100
