@@ -168,8 +168,8 @@ class ConvergenceMonitor(Criteria):
             return
         stalled = report.iterations - self._last_progress[0] >= self.stall_iterations
         if stalled or report.iterations >= self.max_iterations:
-            if (root := self._root_beside_zeros(h)) is not None:
-                return self._finish_at_zero(root)
+            if (root := self._beside_zeros(h, 0.0, shown=False)) is not None:
+                return self._finish_at_zero(root[0])
             if stalled:
                 raise self.failure(f"stalled: no progress in {self.stall_iterations} iterations")
             raise self.failure(
@@ -307,8 +307,8 @@ class ConvergenceMonitor(Criteria):
         self, h: Array, residual: Array, step: Array, worst: float
     ) -> tuple[Array, float]:
         """Return the state after a last chord step and its worst residual, if that is less."""
-        if self.report.zero_unknowns and (root := self._root_beside_zeros(h)) is not None:
-            return root, 0.0
+        if self.report.zero_unknowns and (found := self._beside_zeros(h, worst, shown=True)):
+            return found
         if self.backend.all(abs(step) <= self.backend.eps * abs(h)):
             return h, worst
         following = self._chord_step(h, step, worst)

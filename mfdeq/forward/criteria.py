@@ -257,21 +257,37 @@ class Criteria(Sizes):
         self.A = A
         return self._equations(h, residual)[0]
 
-    def _root_beside_zeros(self, h: Array) -> Array | None:
-        """Return h with zeros for the unknowns that have vanished, if R is zero there.
+    def _beside_zeros(self, h: Array, worst: float, shown: bool) -> tuple[Array, float] | None:
+        """Return h with zeros for unknowns that have vanished, if the worst residual is no larger.
 
-        Newton's corrections at a multiple root take away a fixed part of the unknown, and never
-        show that it is zero.
+        Parameters
+        ----------
+        h : (N,) array
+        worst : float
+            The worst residual at h that is allowed.
+        shown : bool
+            Whether corrections must have shown these unknowns to be zero. Those at a multiple root
+            take away a fixed part of the unknown, and never do.
+
+        Returns
+        -------
+        The state and its worst residual, or None.
         """
         if self._state_scale is not None or self._is_regular(h):
             return None
-        vanished = self._vanished(self.xp.abs(h))
-        root = self.xp.where(vanished, self._zeros, h)
-        residual, _ = self.problem.trial_residual(root)
-        if residual is None or self.backend.any(residual != 0.0):
+        size = self.xp.abs(h)
+        zero = self._vanished(size)
+        if shown:
+            zero = zero & self._zero(size)
+        state = self.xp.where(zero, self._zeros, h)
+        residual, _ = self.problem.trial_residual(state)
+        if residual is None:
             return None
-        self.report.zero_unknowns = self.backend.count(vanished)
-        return root
+        found, satisfied, _ = self._equations(state, residual)
+        if found > worst or not satisfied:
+            return None
+        self.report.zero_unknowns = self.backend.count(zero)
+        return state, found
 
     def _ratio(self, x: Array, size: Array) -> Array:
         """Return x / size entry by entry, where 0 / 0 is 0."""

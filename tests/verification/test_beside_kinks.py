@@ -94,3 +94,28 @@ def test_the_noise_of_quantized_values_is_about_their_quantum(slope):
     quantum = np.spacing(1e4)
     assert 0.2 * quantum <= noise.size[0] <= 10 * quantum
     assert noise.size[1] < 1e-11  # a plateau beyond a kink at 3e-6 has none
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_complementarity_problem_with_zeros_does_not_fail(seed):
+    """Unknowns of 1e-32 that should be zero would give the check a loss of weights of 1e32."""
+    n, rng = 12, np.random.default_rng(seed)
+    A, q = rng.standard_normal((n, n)), 3.0 * rng.standard_normal(n)
+    A = A @ A.T + np.eye(n)
+
+    class Complementarity(mfdeq.ResidualModel):
+        state_size = param_size = n
+
+        def residual(self, h, theta):
+            return np.minimum(h, A @ h + q * theta)
+
+        def linearize(self, h, theta):
+            bound = h < A @ h + q * theta
+            d_state = np.where(bound[:, None], np.eye(n), A)
+            return mfdeq.Linearization(
+                d_state, np.diag(np.where(bound, 0.0, q)), lambda lam: mfdeq.Curvature()
+            )
+
+    eq = mfdeq.solve(Complementarity(), np.ones(n))
+    assert np.all((eq.state == 0.0) | (eq.state > 1e-6))
+    assert mfdeq.verify(Complementarity(), np.ones(n)).verdict != "FAIL"
