@@ -173,12 +173,14 @@ def relative_noise_of_rows(columns: list[Columns], noise: Any, terms: Any = 0.0)
     return float((noise[usable] / sums[usable]).max(initial=0.0))
 
 
-def accuracy(columns: list[Columns], terms: Any = 0.0) -> float:
+def accuracy(columns: list[Columns], terms: Any = 0.0, truncation: bool = True) -> float:
     """Return the relative error of the worst of the given Jacobians, in norms without units.
 
     Columns are in units of the variables, and rows in units of their sums or, if larger, of
-    `terms`, which stand for the entries of a Jacobian that is not computed.
+    `terms`, which stand for the entries of a Jacobian that is not computed. Without `truncation`,
+    the errors by which products differ between steps and sides are left out.
     """
+    share = float(truncation)
     sums = host.fmax(sum(c.row_sums(abs(c.values)) for c in columns), terms)
     usable = host.isfinite(sums) & (sums > 0.0)
     worst = 0.0
@@ -187,7 +189,7 @@ def accuracy(columns: list[Columns], terms: Any = 0.0) -> float:
         error, size = (
             host.linalg.norm(values[usable] / sums[usable])
             for values in (
-                (c.row_sums(c.errors**2) + c.truncation**2) ** 0.5,
+                (c.row_sums(c.errors**2) + share * c.truncation**2) ** 0.5,
                 c.row_sums(abs(c.values)),
             )
         )

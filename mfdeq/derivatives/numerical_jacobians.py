@@ -302,12 +302,19 @@ class NumericalJacobians:
         error = self.accuracy[0] if both else self.state_accuracy
         if error <= max(LOST_ACCURACY, 100 * self.backend.eps ** (2 / 3)):
             return ""
-        noise = self.row_noise if both else self._relative_noise([self._computed(0)], self._terms)
+        columns, terms = (self._both, 0.0) if both else ([self._computed(0)], self._terms)
+        lost = f"its first derivatives, by differences, have a relative error of about {error:.0e}"
+        if error > 2.0 * accuracy(columns, terms, truncation=False):
+            return (
+                f"{lost}, since the function bends within the steps, as where it has a kink or all "
+                "of its derivatives are zero. Avoid such a point, such as a start of zeros, write "
+                f"the function so that it accepts complex arrays, or use {self.advice.automatic}"
+            )
+        noise = self.row_noise if both else self._relative_noise(columns, terms)
         return (
-            f"its first derivatives, by differences, have a relative error of about {error:.0e}, "
-            f"since the function has noise of {noise:.0e} of its terms. Look for single precision, "
-            "tables or loose tolerances inside, write it so that it accepts complex arrays, or use "
-            f"{self.advice.automatic}"
+            f"{lost}, since the function has noise of {noise:.0e} of its terms. Look for single "
+            "precision, tables or loose tolerances inside, write it so that it accepts complex "
+            f"arrays, or use {self.advice.automatic}"
         )
 
     def _relative_noise(self, columns: list[Columns], terms: Any = 0.0) -> float:

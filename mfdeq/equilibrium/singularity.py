@@ -20,10 +20,12 @@ from ..models.problem import Problem
 from ..operators.operator import Operator
 from ..report import SolveReport
 from .naming import describe_combinations, listed, names_of
-from .null_spaces import NullSpaces, find_null_spaces
+from .null_spaces import MAX_ACCURACY, NullSpaces, find_null_spaces
 from .null_vectors import NullVectors, bordered_solve, find_null_vectors, null_residual
 
 PERTURBATION = 1e-2  # of the state, relative to the size of each unknown
+# Factors of the steps of unknowns that are zero, and whose size is therefore not known.
+UNKNOWN_SIZE_FACTORS = (1.0, 1e3, 1e6, 1e9)
 STRUCTURAL_SHARE = 1e-6  # of the largest entry of a null vector, above which an entry belongs to it
 FOLD_SHARE = 0.1  # the same at a fold, whose null vectors are smooth
 CONSERVED_SHARE = 1e-3  # cosine of the null vectors, above which the left one is a constraint
@@ -90,6 +92,7 @@ def describe(
     digits: float = 0.0,
     factor: Factor | None = None,
     elsewhere: Array | None = None,
+    start_name: str = "",
 ) -> Singularity:
     """Name the unknowns and equations of null vectors, and find out what kind of singularity it is.
 
@@ -108,6 +111,8 @@ def describe(
     elsewhere : (N,) array, optional
         Another iterate, if h is an iterate and no equilibrium. Only if A is singular there as well,
         the structure of the model is the cause.
+    start_name : str, optional
+        What h is, if it is the start of the iteration.
     """
     A, (right, left) = linearized.A, null.unscaled
     structural = persists(problem, h, null, factor)
@@ -131,7 +136,8 @@ def describe(
         kind = DEPENDENT
         equations = empty_rows or equations
     names = names_of(problem.unknown_name, unknowns), names_of(problem.equation_name, equations)
-    text = _message(kind, names, (len(unknowns), len(equations)), bool(empty_rows))
+    counts = len(unknowns), len(equations)
+    text = _message(kind, names, counts, bool(empty_rows), start_name)
     if kind in (FREE, DEPENDENT):
         advice, right, left = _constraint_advice(problem, linearized, unknowns, (right, left))
         text += advice
@@ -145,27 +151,43 @@ def persists(problem: Problem, h: Array, null: NullVectors, factor: Factor | Non
     """Return whether A is singular at a state nearby, too.
 
     One of the null vectors is often the same there, and a product shows that; otherwise the null
-    vectors are computed again.
+    vectors are computed again. Unknowns of the null vector that are zero move by several
+    magnitudes: where they are small, terms such as squares of them may be lost in rounding.
     """
+    backend, xp = problem.backend, problem.backend.xp
     step = (
         PERTURBATION
         * _sizes(problem, h, null.scaling)
-        * (0.5 + problem.backend.xp.abs(problem.backend.random(h.shape[0], seed=23)))
+        * (0.5 + xp.abs(backend.random(h.shape[0], seed=23)))
     )
-    for length in (1.0, -1.0, 0.01, -0.01):
-        answer = is_singular_at(problem, h + length * step, null, factor)
-        if answer is not None:
-            return answer
-    return False
+    entries = xp.abs(null.right)
+    moved_far = (h == 0.0) & (entries > STRUCTURAL_SHARE * xp.max(entries))
+    sizes_are_known = problem.state_scale() is not None or not backend.any(moved_far)
+    singular = False
+    for growth in UNKNOWN_SIZE_FACTORS[:1] if sizes_are_known else UNKNOWN_SIZE_FACTORS:
+        grown = xp.where(moved_far, growth * step, step)
+        for length in (1.0, -1.0, 0.01, -0.01):
+            answer = is_singular_at(problem, h + length * grown, null, factor)
+            if answer is not None:
+                break
+        if answer is False:
+            return False
+        singular = singular or bool(answer)
+    return singular
 
 
 def is_singular_at(
     problem: Problem, state: Array, null: NullVectors, factor: Factor | None = None
 ) -> bool | None:
-    """Return whether A is singular at another state; None if the model has no value there."""
+    """Return whether A is singular at another state.
 
-    def is_singular(nearby: CheckedLinearization) -> bool:
+    None if the model has no value there, or its derivatives have too few digits to tell.
+    """
+
+    def is_singular(nearby: CheckedLinearization) -> bool | None:
         A, accuracy = nearby.A, nearby.linearization.state_accuracy
+        if accuracy > MAX_ACCURACY:
+            return None
         limit = max(0.1 * problem.backend.eps**0.5, 10.0 * accuracy)
         right, left = null.unscaled
         same = null_residual(A, right, null.scaling), null_residual(A, left, null.scaling, True)
@@ -302,6 +324,7 @@ def _message(
     names: tuple[str, str],
     counts: tuple[int, int],
     empty_rows: bool,
+    start_name: str,
 ) -> str:
     """Return what is singular, and what to do."""
     unknowns, equations = names
@@ -335,10 +358,15 @@ def _message(
             f"(null vector in {unknowns}; {equations}). Move the parameters away from the fold, or "
             "pass it with mfdeq.follow"
         )
+    undetermined = f"though not at others, {unknowns} {is_or_are} undetermined ({dependent})"
+    if start_name:
+        return (
+            f"at {start_name}, {undetermined}. Pass an h0, or an initial_state to the model, where "
+            "the equations determine the state, such as typical values of the unknowns"
+        )
     return (
-        f"at this iterate, though not at others, {unknowns} {is_or_are} undetermined "
-        f"({dependent}). Use a better start h0: start where the equations determine the state. "
-        "There may also be no solution for these parameters"
+        f"at this iterate, {undetermined}. Use a better start h0: start where the equations "
+        "determine the state. There may also be no solution for these parameters"
     )
 
 

@@ -316,7 +316,14 @@ def explain_failure(
             continue
         digits = digits_of(null)
         found: Any = describe(
-            problem, h, linearized, null, digits=digits, factor=held, elsewhere=other
+            problem,
+            h,
+            linearized,
+            null,
+            digits=digits,
+            factor=held,
+            elsewhere=other,
+            start_name=problem.start_name if problem.backend.all(h == start) else "",
         )
         if found.structural:
             report.uniqueness = f"no: {found.kind}"

@@ -111,7 +111,7 @@ def minimize(
     ------
     ConvergenceError
         If the gradient does not reach its target, with the `Minimum` so far as `best`, which is
-        None if there is no equilibrium at theta0.
+        None if no equilibrium is found at theta0.
     ModelError
         If the loss at theta0 is not finite.
     ArgumentError
@@ -197,7 +197,7 @@ def minimize(
         raise ArgumentError(
             f"bounds: expected None or one of the methods {bounded}, got {method!r}"
         )
-    theta = limits.project(theta)
+    given, theta = theta, limits.project(theta)
     in_metric, origin = parameter_metric(metric, functional.priors, backend, theta.shape[0])
     precondition = _preconditioning(backend, preconditioner, theta.shape[0], in_metric)
     file = open_checkpoint(
@@ -227,7 +227,8 @@ def minimize(
             run.restore(backend, file.saved)
             bar.continue_from(len(run.report.steps) - 1)
         else:
-            eq = _first_equilibrium(functional, theta)
+            projected = backend.any(theta != given)
+            eq = _first_equilibrium(functional, theta, projected)
             if entry.needs_matrices:
                 # Raise an error early if the derivatives are not sparse matrices.
                 solver_for(backend).assemble_blocks(functional.hessian_at(eq))
@@ -251,17 +252,18 @@ def minimize(
     return _minimum(run, stop, target)
 
 
-def _first_equilibrium(functional: Functional, theta: Array) -> Any:
+def _first_equilibrium(functional: Functional, theta: Array, projected: bool) -> Any:
+    place = "theta0, projected onto the bounds," if projected else "theta0,"
     try:
         return functional.equilibrium(theta)
     except (ConvergenceError, SingularStateError) as error:
         raise ConvergenceError(
-            f"there is no equilibrium at theta0, the start of the minimization: {error}. Use "
+            f"no equilibrium was found at {place} the start of the minimization: {error}. Use "
             "another theta0, or pass a start h0 to mfdeq.ReducedFunctional",
             report=error.report,
         ) from error
     except Exception as error:
-        error.add_note("mfdeq: at theta0, the start of mfdeq.minimize")
+        error.add_note(f"mfdeq: at {place} the start of mfdeq.minimize")
         raise
 
 

@@ -421,11 +421,51 @@ def test_a_bifurcation_is_not_called_a_plain_fold():
 def test_a_singular_start_is_not_blamed_on_the_model():
     """At h = 0 the equation h² = theta has no slope, but elsewhere it has."""
     model = mfdeq.from_function(lambda h, theta: h**2 - theta, 2, 2, "residual")
-    with pytest.raises(mfdeq.SingularStateError, match="at this iterate") as caught:
+    start = r"at the start h = 0 \(no h0 was given\)"
+    with pytest.raises(mfdeq.SingularStateError, match=start) as caught:
         mfdeq.solve(model, np.ones(2), method="newton")
     assert caught.value.kind == ""
     assert list(caught.value.unknowns) == [0, 1]
-    assert "start where" in str(caught.value)
+    assert "Pass an h0, or an initial_state" in str(caught.value)
+    with pytest.raises(mfdeq.SingularStateError, match="at the start h0, though not"):
+        mfdeq.solve(model, np.ones(2), np.zeros(2), method="newton")
+
+
+def gas_network(initial_state=None):
+    """Pressures at two nodes and flows in three pipes, from a source at 60 bar."""
+
+    def residual(h, theta):
+        p, q = np.r_[60e5, h[:2]], h[2:]
+        balances = [q[0] - q[2] - theta[0], q[1] + q[2] - theta[1]]
+        pipes = p[[0, 0, 1]] ** 2 - p[[1, 2, 2]] ** 2 - 1e9 * q * np.abs(q)
+        return np.r_[balances, pipes]
+
+    return mfdeq.from_function(residual, 5, 2, "residual", initial_state=initial_state)
+
+
+def test_pressures_whose_squares_are_invisible_at_zero_are_not_called_unused():
+    """At h = 0 all derivatives of p² vanish, and at small p they are lost beside 60 bar squared."""
+    demands = np.array([10.0, 8.0])
+    start = np.array([55e5, 55e5, 5.0, 5.0, 5.0])
+    assert mfdeq.solve(gas_network(start), demands).report.converged
+    functional = mfdeq.ReducedFunctional(
+        gas_network(), mfdeq.LeastSquares(np.arange(2), np.full(2, 56e5))
+    )
+    message = "at the start h = 0 .*though not at others, unknown 0 and unknown 1 are undetermined"
+    bends = pytest.warns(mfdeq.AccuracyWarning, match="all of its derivatives are zero")
+    with bends, pytest.raises(mfdeq.SingularStateError, match=message):
+        mfdeq.solve(gas_network(), demands)
+    place = "theta0, projected onto the bounds, the start .*at the start h = 0"
+    with pytest.warns(mfdeq.AccuracyWarning), pytest.raises(mfdeq.ConvergenceError, match=place):
+        mfdeq.minimize(functional, demands, bounds=(9.0, None))
+
+
+def test_an_unused_unknown_is_found_at_a_start_of_zeros():
+    model = mfdeq.from_function(
+        lambda h, theta: np.array([h[0] ** 2 - theta[0], h[0] - theta[0]]), 2, 1, "residual"
+    )
+    with pytest.raises(mfdeq.SingularStateError, match="unknown 1 is in no equation"):
+        mfdeq.solve(model, np.ones(1))
 
 
 @pytest.mark.parametrize("method", ["auto", "newton"])
