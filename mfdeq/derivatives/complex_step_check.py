@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..arrays.backend import Array, Backend
+from ..arrays.backend import Array, Backend, array_on_host, host
 from ..errors import ModelError
 from ..locks import ignore_warnings
 from .differences import Differences
@@ -21,6 +21,7 @@ FEW_ENTRIES = 0.01  # share of entries that may differ more, if by less than the
 RTOL_OF_FEW = 1e-3
 STEP_FACTORS = (1.0, 1e-2, 1e-4, 30.0, 1e3)  # of differences in a second comparison
 LONG_STEP_FACTORS = (3e4, 1e6, 1e8, 1e10)  # the same where shorter steps may be lost in rounding
+STEADY_FACTOR, STEADY_RTOL = 1 / 64, 1e-3  # of a shorter step that shows the same difference
 ERROR_FACTOR = 10.0  # safety factor of the errors of these differences
 MAX_INFORMATIVE_ERROR = 0.1  # relative error above which a difference tells nothing
 NO_COMPLEX_ARRAY = (
@@ -133,6 +134,10 @@ def _compare_within_errors(
         best.value
     )
     wrong = best.is_informative(xp, derivative) & differs
+    if bool(xp.any(wrong)):
+        excess = xp.where(wrong, abs(derivative - best.value), 0.0 * best.value)
+        if _is_steady(d, direction, backend.argmax(excess)):
+            return NOT_ANALYTIC
     for factor in LONG_STEP_FACTORS:
         if not bool(xp.any(wrong)):
             break
@@ -171,6 +176,43 @@ def _difference_with_error(d: Differences, direction: Direction, step: float) ->
     # A direction of length one is scaled to the step.
     longest = max(float(d.backend.xp.max(abs(part))) for part in direction)
     return _Difference(short, ERROR_FACTOR * (d.noise * longest / step + abs(long - short)))
+
+
+def _is_steady(d: Differences, direction: Direction, row: int) -> bool:
+    """Return whether the variable by which a complex step and a difference differ is seen in f.
+
+    It is found by bisection. If its step is lost in rounding, an entry of f does not change or
+    jumps, and differences with other steps are others.
+    """
+
+    def gap(part: Direction) -> float:
+        difference = d.by_difference(part, d.step)
+        if difference is None:
+            return 0.0
+        with ignore_warnings():  # of discarded imaginary parts
+            return abs(float(d.by_complex_step(part)[row] - difference[row]))
+
+    while len(halves := _halves(d.backend, direction)) == 2:
+        direction = max(halves, key=gap)
+    once, again = (d.by_difference(direction, c * d.step) for c in (1.0, STEADY_FACTOR))
+    if once is None or again is None:
+        return False
+    seen, difference = abs(float(once[row])), abs(float(once[row] - again[row]))
+    return seen > 0.0 and difference <= STEADY_RTOL * seen
+
+
+def _halves(backend: Backend, direction: Direction) -> list[Direction]:
+    """Return directions with one half of the variables each, or the direction of a single one."""
+    whole = backend.xp.concat(direction)
+    variables = host.flatnonzero(array_on_host(whole))
+    if variables.shape[0] < 2:
+        return [direction]
+    found = []
+    for kept in host.array_split(variables, 2):
+        part = 0.0 * whole
+        part[kept] = whole[kept]
+        found.append((part[: direction[0].shape[0]], part[direction[0].shape[0] :]))
+    return found
 
 
 def _is_lost_in_rounding(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -145,6 +146,21 @@ def test_a_row_in_which_one_of_two_variables_is_lost_in_rounding(size):
     eq = mfdeq.solve(mfdeq.from_function(cancelling, 2, 1, "residual"), np.ones(1))
     close(eq.state_operator @ np.eye(2), [[2.0, 1.0], [-1.0, 1.0]], rtol=1e-12)
     close(eq.gradient(mfdeq.LeastSquares([0], [0.0])), [size**2 / 9.0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("function", [math.exp, math.sin, math.tanh])
+@pytest.mark.parametrize("start", [0.0, 0.5])
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_function_of_real_numbers_is_not_differentiated_by_the_complex_step(n, start, function):
+    """It discards imaginary parts; a long step says nothing of what is bounded or tiny there."""
+
+    def f(h, theta):
+        return np.array([function(h[0]) - theta[0], *(h[1:] ** 3 + h[1:] - theta[0])])
+
+    theta, h = np.array([0.25]), np.full(n, start)
+    A = mfdeq.from_function(f, n, 1, "residual").linearize(h, theta).d_state @ np.eye(n)
+    slope = {math.exp: np.exp(start), math.sin: np.cos(start), math.tanh: np.cosh(start) ** -2}
+    close(A, np.diag([slope[function], *(3.0 * h[1:] ** 2 + 1.0)]), rtol=1e-8)
 
 
 @pytest.mark.parametrize("noise", [1e-12, 1e-8])
