@@ -330,7 +330,7 @@ class SolveReport(PrintedAsTable):
         At most those of float64; 0.0 if the solve did not converge.
         """
         worst = max(self.residual, self.correction, sys.float_info.epsilon)
-        return max(-math.log10(worst), 0.0) if self.converged else 0.0
+        return max(0.0, -math.log10(worst)) if self.converged else 0.0
 
     def _table(self) -> Table:
         digits = (

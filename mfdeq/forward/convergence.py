@@ -177,9 +177,7 @@ class ConvergenceMonitor(Criteria):
             )
 
     def stalled_by_noise(self, h: Array, residual: Array, step: Array | None = None) -> bool:
-        """Measure the rounding error of R, and return whether the iterate has converged to it.
-
-        Methods call it where a step does not reduce the residual.
+        """Measure the rounding error of R, where a step did not reduce it, and end if R is that.
 
         Parameters
         ----------
@@ -272,7 +270,8 @@ class ConvergenceMonitor(Criteria):
                     if limited and correction > 0.1**MIN_DIGITS:
                         if self._is_singular():
                             raise SingularStateError("A is singular to working precision")
-                        break  # rounding leaves no digit of any unknown
+                        if self._noise is None:
+                            break  # rounding leaves no digit, of a state that may be a zero
                     if max_steps:
                         h, worst = self._polished(h, residual, step, worst)
                     self.finish(h, worst, correction, "rounding" if limited else "rtol")

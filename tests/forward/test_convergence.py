@@ -303,3 +303,34 @@ def test_steps_of_anderson_take_the_factor_of_their_own_matrix():
     solver.setup((K + 0.1 * sp.identity(n * n)).tocsr())
     eq = mfdeq.solve(Cubic(), np.array([2.0]), start, method="anderson", solver=solver)
     assert eq.report.forward.setups > 0
+
+
+@pytest.mark.parametrize(("dtype", "load"), [(np.float64, 1e-11), (np.float32, 1e-2)])
+def test_loads_near_the_rounding_of_positions_do_not_iterate_on_noise(dtype, load):
+    """The bound on the effect of rounding leaves no digit, of which there are two or three."""
+    n = 60
+    X = np.linspace(0.0, 1.0, n + 2).astype(dtype)
+    lengths = np.diff(X)
+    force = (lengths[0] * np.sin(3.0 * X[1:-1])).astype(dtype)
+
+    class Bar(mfdeq.ResidualModel):
+        state_size, param_size = n, 1
+
+        def stretch(self, h):
+            return np.diff(X + np.pad(h, 1)) / lengths
+
+        def residual(self, h, theta):
+            stretch = self.stretch(h)
+            return -np.diff(stretch - 1 / stretch) - theta * force
+
+        def linearize(self, h, theta):
+            k = (1 + 1 / self.stretch(h) ** 2) / lengths
+            A = np.diag(k[1:] + k[:-1]) - np.diag(k[1:-1], 1) - np.diag(k[1:-1], -1)
+            return mfdeq.Linearization(A, -force[:, None])
+
+    eq = mfdeq.solve(Bar(), np.array([load], dtype))
+    stiffness = 2.0 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
+    small = np.linalg.solve(2.0 / lengths[0].astype(float) * stiffness, load * force.astype(float))
+    np.testing.assert_allclose(eq.state, small, rtol=0.05)
+    assert eq.report.limited_by == "rounding"
+    assert eq.report.iterations < 30
