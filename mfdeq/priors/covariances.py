@@ -139,17 +139,28 @@ class SparseCovariance(Covariance):
 
 
 class DenseCovariance(Covariance):
-    """The inverse of a dense R, by its Cholesky factorization R = L L' with G = L⁻ᵀ."""
+    """The inverse of a dense R, by its Cholesky factorization R = L L' with G = L⁻ᵀ.
+
+    C R C with unit diagonal is what is judged and factorized, so that units do not matter.
+    """
 
     def __init__(self, R: Any) -> None:
         self.backend, self.R, self._size = R.backend, R, R.shape[0]
         xp = R.backend.xp
-        values = xp.linalg.eigvalsh(R.array)
+        diagonal = xp.linalg.diagonal(R.array)
+        if not (least := float(xp.min(diagonal))) > 0.0:
+            raise indefinite(f"its smallest diagonal entry is {least:.3g}")
+        scale = 1.0 / xp.sqrt(diagonal)  # the diagonal of C
+        scaled = scale[:, None] * R.array * scale
+        values = xp.linalg.eigvalsh(scaled)
         least, largest = float(xp.min(values)), float(xp.max(values))
         if not least > R.backend.eps * largest:
-            raise indefinite(f"its smallest eigenvalue is {least:.3g}")
-        self.L = xp.linalg.cholesky(R.array)
-        self.inverse = xp.linalg.inv(self.L)
+            raise indefinite(
+                f"with rows and columns scaled to a unit diagonal, its smallest eigenvalue is "
+                f"{least:.3g}"
+            )
+        L = xp.linalg.cholesky(scaled)
+        self.L, self.inverse = L / scale[:, None], xp.linalg.inv(L) * scale
 
     @property
     def noise_size(self) -> int:

@@ -48,6 +48,19 @@ def test_solves_samples_variances_and_determinants_match_dense_algebra(kind):
     assert np.all(abs(G @ G.T - inverse) <= 1e-8 * size)
 
 
+def test_a_dense_precision_does_not_depend_on_units():
+    correlated, units = np.eye(5) + 0.5, 10.0 ** np.linspace(-9, 9, 5)
+    R, other = mfdeq.Precision(correlated), mfdeq.Precision(correlated * np.outer(units, units))
+    b = np.arange(1.0, 6.0)
+    np.testing.assert_allclose(units * other.solve(units * b), R.solve(b), rtol=1e-13)
+    np.testing.assert_allclose(units * other.samples(seed=2), R.samples(seed=2), rtol=1e-13)
+    np.testing.assert_allclose(units**2 * other.variances(), R.variances(), rtol=1e-13)
+    determinant = R.log_determinant() + 2 * np.log(units).sum()
+    assert other.log_determinant() == pytest.approx(determinant, abs=1e-12)
+    M = np.diag([1.0, 1e16])
+    assert mfdeq.eigsh(3 * M, k=2, M=M).values == pytest.approx([3.0, 3.0])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_samples_depend_on_the_seed_only(kind):
     R = mfdeq.Precision(KINDS[kind])
@@ -101,6 +114,10 @@ INDEFINITE = (ROUGH - 30.0 * sp.identity(N * N)).tocsr()
 INVALID = {
     "indefinite": (lambda: mfdeq.Precision(INDEFINITE), "not positive definite: .* negative"),
     "indefinite, dense": (lambda: mfdeq.Precision(-DENSE), "not positive definite"),
+    "singular, dense": (
+        lambda: mfdeq.Precision(np.outer([1.0, 1e8], [1.0, 1e8])),
+        "scaled to a unit diagonal, its smallest eigenvalue is",
+    ),
     "indefinite, diagonal": (lambda: mfdeq.Precision(np.array([1.0, 0.0])), "diagonal entry is 0"),
     "indefinite, products": (lambda: precision_by_products(-ROUGH), "not positive definite"),
     "singular": (lambda: mfdeq.Precision(sp.csr_matrix((5, 5))), "not positive definite"),
