@@ -22,6 +22,8 @@ from ..priors.precision import Precision
 # The largest relative residual of a solve with the precision of a prior, in its own metric. Above
 # it the precision is taken as singular.
 MAX_SOLVE_RESIDUAL = 1e-6
+EUCLIDEAN = "Euclidean"  # the origin of a metric that nothing determines
+MAX_SIZE_RATIO = 1e3  # of the parameters, above which their units probably differ
 
 
 def parameter_metric(
@@ -51,7 +53,29 @@ def parameter_metric(
         prior = _prior_metric(terms, backend, size)
         if prior is not None:
             return prior, "the prior's precision"
-    return Euclidean(backend), "Euclidean"
+    return Euclidean(backend), EUCLIDEAN
+
+
+def units_advice(origin: str, theta: Array, backend: Backend) -> str:
+    """Return how to pass the sizes of parameters where the Euclidean norm adds very different ones.
+
+    Parameters
+    ----------
+    origin : str
+        The origin of the metric, as `parameter_metric` returns it.
+    theta : (P,) array
+        The parameters, whose sizes are those that are not zero.
+    backend : Backend
+    """
+    xp, sizes = backend.xp, abs(theta)
+    largest = float(xp.max(sizes))
+    least = float(xp.min(xp.where(sizes > 0.0, sizes, largest + sizes)))
+    if origin != EUCLIDEAN or not largest > MAX_SIZE_RATIO * least:
+        return ""
+    return (
+        f". The parameters have sizes from {least:.0e} to {largest:.0e}: if their units differ, "
+        "pass metric=1 / sizes**2, with an array of their typical sizes"
+    )
 
 
 def _given_metric(metric: Any, backend: Backend, size: int) -> Metric:

@@ -27,7 +27,7 @@ from .bounds import Bounds
 from .functional import Functional
 from .method import Setting
 from .methods import METHODS
-from .metrics import GradientNorm, parameter_metric
+from .metrics import GradientNorm, parameter_metric, units_advice
 from .minimization import Minimization, Stop
 from .minimize_report import Step
 from .minimum import Minimum
@@ -298,10 +298,11 @@ def _minimum(run: Minimization, stop: Stop, target: float) -> Minimum:
         run.functional,
     )
     if not minimum.converged:
+        units = units_advice(report.metric, at.theta, run.norm.metric.backend)
         raise ConvergenceError(
             f"mfdeq.minimize by {report.method} stopped at |gradient| {at.gradient_norm:.2e}, "
             f"above its target {target:.2e}: {stop.reason}. The point so far is in "
-            f"`best`{stop.advice}",
+            f"`best`{stop.advice}{units}",
             best=minimum,
             report=report,
         ) from stop.failure

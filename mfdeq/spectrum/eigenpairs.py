@@ -163,7 +163,14 @@ class Eigenpairs(PrintedAsTable):
             "residual": [f"{x:.1e}" for x in residuals],
         }
         hidden = self.values.shape[0] - len(values)
-        return Table(table, hidden, "pairs", after=[str(self.report)])
+        after = [str(self.report)]
+        uncertain = int(host.sum(array_on_host(self.error_bounds > abs(self.values))))
+        if uncertain and self.precision is None:
+            after.append(
+                f"{uncertain} of the bounds exceed their values: if the parameters have "
+                "different units, pass M=1 / sizes**2 to mfdeq.eigsh, with their typical sizes"
+            )
+        return Table(table, hidden, "pairs", after=after)
 
 
 def without_vectors(pairs: Eigenpairs) -> Eigenpairs:

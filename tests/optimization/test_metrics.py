@@ -110,6 +110,19 @@ def test_a_diagonal_metric_finds_a_parameter_of_small_size():
     close(found.params / sizes, exact, 1e-5)
 
 
+def test_a_failed_run_without_a_metric_names_it_where_sizes_differ():
+    sizes = np.array([1e-7, 1.0, 1e6, 1e2])
+    for units, metric, named in (
+        (sizes, None, True),
+        (sizes, 1 / sizes**2, False),
+        (np.ones(P), None, False),
+    ):
+        F, _, _ = problem(params=units, prior=False)
+        with pytest.raises(mfdeq.ConvergenceError, match="was reached") as caught:
+            mfdeq.minimize(F, 0.1 * units, metric=metric, max_iterations=1)
+        assert ("pass metric=1 / sizes**2" in str(caught.value)) == named
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("prior", [True, False])
 def test_a_start_at_the_minimum_has_converged(method, prior):

@@ -137,6 +137,18 @@ def test_printed_pairs_are_a_table_of_at_most_twenty_rows():
     assert repr(pairs).startswith("Eigenpairs(values=")
 
 
+def test_printed_pairs_name_M_where_units_hide_values():
+    """The unit of the last parameter makes its eigenvalue 1e24, whose rounding hides the others."""
+    sizes = np.array([1.0, 1.0, 1e-12])
+    H = (np.eye(3) + 0.5) / np.outer(sizes, sizes)
+    assert "bounds exceed their values" in str(mfdeq.eigsh(H, k=3))
+    assert "pass M=1 / sizes**2" in str(mfdeq.eigsh(H, k=3))
+    scaled = mfdeq.eigsh(H, k=3, M=1 / sizes**2)
+    assert scaled.values == pytest.approx([1.0, 1.0, 2.5])
+    assert "exceed" not in str(scaled)
+    assert "exceed" not in str(mfdeq.eigsh(np.eye(3) + 0.5, k=3))
+
+
 def test_resume_with_a_shift_is_refused_with_advice():
     H = scipy.sparse.diags_array(np.arange(1.0, 101.0)).tocsc()
     pairs = mfdeq.eigsh(H, k=2)
