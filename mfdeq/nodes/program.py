@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ..arrays.backend import Array, Backend, host
@@ -12,6 +12,7 @@ from ..arrays.optional_packages import import_optional
 from ..errors import ArgumentError, ModelError
 
 CALLER = "mfdeq.hessian_of"
+REPEATED_RTOL = 1e-3  # of a product that is repeated, far above the tolerance of equilibria
 
 
 def program_of(loss: Callable[..., Any], params: Any) -> Program:
@@ -79,6 +80,7 @@ class LossOverData:
 
     def __init__(self, program: Program, data: Any, reduction: str) -> None:
         self.program, self.data, self.reduction = program, data, reduction
+        self._is_repeatable = False
 
     @contextlib.contextmanager
     def at(self, theta: Array | None) -> Iterator[None]:
@@ -102,8 +104,29 @@ class LossOverData:
         return self._accumulate(self.program.gradient)
 
     def products(self, V: Array) -> Array:
-        """Return the products with the Hessian, (P, k)."""
+        """Return the products with the Hessian, (P, k); the first call checks that they repeat."""
+        if not self._is_repeatable:
+            self._check_repeated_product()
+        return self._products(V)
+
+    def _products(self, V: Array) -> Array:
         return self._accumulate(lambda batch: self.program.products(batch, V))
+
+    def _check_repeated_product(self) -> None:
+        """Raise `ModelError` if the product with a random vector differs when it is repeated."""
+        v = host.random.default_rng(0).standard_normal((self.program.size, 1))
+        v = v.astype(self.program.backend.dtype)
+        first, second = self._products(v), self._products(v)
+        change, size = host.linalg.norm(second - first), host.linalg.norm(first)
+        if change > REPEATED_RTOL * size:
+            raise ModelError(
+                f"loss of {CALLER}: expected the same Hessian each time, got products with one "
+                f"vector that differ by {change / size:.1e} of their size. Put the network into "
+                "evaluation mode if it has dropout or BatchNorm (network.eval()), draw no random "
+                "numbers in the loss, and pass data that are the same samples in each iteration: "
+                "no DataLoader with shuffle=True and drop_last=True, and no random augmentation"
+            )
+        self._is_repeatable = True
 
     def _accumulate(self, of_batch: Callable[[tuple[Any, ...]], Any]) -> Any:
         """Return the sum of a function of the batches, or its mean over the samples."""
@@ -113,12 +136,34 @@ class LossOverData:
         samples = 0
         for batch in self.data:
             arrays = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-            size = len(arrays[0]) if self.reduction == "mean" else 1
+            size = number_of_samples(arrays) if self.reduction == "mean" else 1
             part = size * of_batch(arrays)
             total, samples = part if total is None else total + part, samples + size
         if total is None:
             raise ArgumentError(f"data of {CALLER}: expected at least one batch, got none")
         return total / samples if self.reduction == "mean" else total
+
+
+def number_of_samples(batch: Any) -> int:
+    """Return the length of the first axis of the first array of a batch, which may be nested."""
+    for array in _arrays(batch):
+        if len(array.shape):
+            return int(array.shape[0])
+    parts = ", ".join(type(part).__name__ for part in batch)
+    raise ArgumentError(
+        f"data of {CALLER}: expected batches with an array whose first axis is that of the "
+        f'samples, got a batch of {parts}: pass reduction="sum" for a loss that is a sum, or '
+        "tuples or dicts of arrays"
+    )
+
+
+def _arrays(tree: Any) -> Iterator[Any]:
+    """Iterate over the arrays of nested tuples, lists and mappings."""
+    if hasattr(tree, "shape"):
+        yield tree
+    elif isinstance(tree, (tuple, list, Mapping)):
+        for part in tree.values() if isinstance(tree, Mapping) else tree:
+            yield from _arrays(part)
 
 
 class TorchProgram(Program):

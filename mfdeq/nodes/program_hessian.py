@@ -30,9 +30,10 @@ def hessian_of(
     params : iterable of tensors or pytree of JAX arrays
         The parameters, such as ``network.parameters()``. P is the number of their entries.
     data : iterable of batches, optional
-        Each batch is a tuple of arrays whose first axis is that of the samples, or one array. It is
-        iterated once for each product, so that a `torch.utils.data.DataLoader` must give the same
-        samples each time, in any order. By default the loss has no data, ``loss()`` or
+        Each batch is a tuple of arrays whose first axis is that of the samples, or one array, or a
+        dict of them; parts of a tuple may be nested. The first array tells the number of samples.
+        It is iterated once for each product, so that a `torch.utils.data.DataLoader` must give the
+        same samples each time, in any order. By default the loss has no data, ``loss()`` or
         ``loss(params)``.
     reduction : {"mean", "sum"}, optional
         Whether the loss of a batch is a mean over its samples, so that batches count by their
@@ -51,6 +52,9 @@ def hessian_of(
     ------
     ArgumentError
         If the parameters are not tensors or arrays of JAX.
+    ModelError
+        At the first product, if the Hessian is another one each time, as with dropout in training
+        mode or with batches of other samples.
 
     See Also
     --------

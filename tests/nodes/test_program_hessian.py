@@ -210,3 +210,51 @@ def test_products_and_spectra_are_those_of_curvlinops():
     matrix = (theirs @ torch.eye(ours.shape[0], dtype=torch.float64)).numpy()
     values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
     close(mfdeq.eigsh(ours, 2, which="LA").values, values[-2:], 1e-5)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda x, y: {"x": x, "y": y},
+        lambda x, y: ([x[:, :1], x[:, 1:]], y),
+        lambda x, y: ("name", {"x": x, "y": y}),
+    ],
+)
+def test_batches_of_dicts_and_nested_arrays_count_by_their_samples(form):
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    theta = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
+    x, y = torch.tensor(INPUTS), torch.tensor(TARGETS[:, 0])
+
+    def loss(*batch):
+        leaves, _ = torch.utils._pytree.tree_flatten(batch)
+        *inputs, targets = (leaf for leaf in leaves if torch.is_tensor(leaf))
+        return (torch.tanh(torch.cat(inputs, 1) @ theta) - targets).pow(2).mean()
+
+    batches = [form(x[:2], y[:2]), form(x[2:], y[2:])]
+    H, whole = (mfdeq.hessian_of(loss, [theta], data) for data in (batches, [form(x, y)]))
+    close(H @ np.eye(X), whole @ np.eye(X), 1e-12)
+    with pytest.raises(mfdeq.ArgumentError, match='str, str: pass reduction="sum"'):
+        mfdeq.hessian_of(lambda *_: theta.sum(), [theta], [("name", "of a file")]).value()
+
+
+def test_hessians_that_change_from_product_to_product_are_refused():
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Linear(X, 8), torch.nn.Tanh(), torch.nn.Dropout(0.5), torch.nn.Linear(8, 2)
+    ).double()
+    samples = torch.utils.data.TensorDataset(torch.tensor(INPUTS), torch.tensor(TARGETS))
+
+    def hessian(**options):
+        loader = torch.utils.data.DataLoader(samples, 2, shuffle=True, **options)
+        return mfdeq.hessian_of(
+            lambda x, y: (network(x) - y).pow(2).mean(), network.parameters(), loader
+        )
+
+    v = np.ones(hessian().shape[0])
+    with pytest.raises(mfdeq.ModelError, match=r"network\.eval\(\)"):
+        hessian() @ v
+    network.eval()
+    close(hessian() @ v, hessian() @ v, 1e-12)
+    with pytest.raises(mfdeq.ModelError, match="drop_last"):
+        hessian(drop_last=True) @ v
