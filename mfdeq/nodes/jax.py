@@ -10,10 +10,10 @@ from ..errors import ModelError
 from ..models.library_function import LibraryFunction
 from ..models.model import Model
 from ..optimization.functional import Functional
-from ..report import SolveReport
-from .functional_node import expect_data, host_node
+from .functional_node import expect_data
 from .jax_data import PackedData
 from .jax_primitives import primitives
+from .node import Node
 
 
 def to_jax(model: Model | Functional, **solve_options: Any) -> JaxNode:
@@ -76,7 +76,7 @@ def to_jax(model: Model | Functional, **solve_options: Any) -> JaxNode:
     return JaxNode(model, solve_options)
 
 
-class JaxNode:
+class JaxNode(Node):
     """The equilibrium of a model as a function of JAX; see `to_jax`.
 
     Parameters
@@ -88,8 +88,7 @@ class JaxNode:
 
     def __init__(self, model: Model | Functional, solve_options: dict[str, Any]) -> None:
         self._jax: Any = import_optional("jax", "jax")
-        self.host = host_node(model, "mfdeq.to_jax", solve_options)
-        self.name = f"mfdeq.to_jax({self.host.model.display_name})"
+        super().__init__(model, "mfdeq.to_jax", solve_options)
         self._function: LibraryFunction | None = self.host.model.function_in("JAX")
         self._params: LibraryFunction | None = self.host.params_in("JAX")
         self.residual: Any = None  # unless JAX differentiates the model
@@ -98,16 +97,6 @@ class JaxNode:
             self.residual = self._residual
             self.host.use_quick_newton(self._dense_linearization())
             self.host.split = self._split
-
-    @property
-    def solves(self) -> int:
-        """The number of forward solves so far."""
-        return self.host.solves
-
-    @property
-    def report(self) -> SolveReport | None:
-        """The report of the last forward solve, with its residuals; None before the first."""
-        return self.host.report
 
     def __call__(self, theta: Any, *args: Any, h0: Any = None) -> Any:
         """Return the equilibrium h*(theta), or that with other data beside the parameters.
@@ -224,9 +213,6 @@ class JaxNode:
             return host.asarray(R), host.asarray(A)
 
         return on_host
-
-    def __repr__(self) -> str:
-        return f"<{self.name}>"
 
 
 def _shapes(jax: Any, tree: Any) -> Any:

@@ -10,8 +10,8 @@ from ..errors import ArgumentError, ModelError
 from ..models.library_function import LibraryFunction
 from ..models.model import FixedPointModel, Model
 from ..optimization.functional import Functional
-from ..report import SolveReport
-from .functional_node import expect_data, host_node
+from .functional_node import expect_data
+from .node import Node
 from .solved import HostNode
 
 
@@ -68,7 +68,7 @@ def to_torch(model: Model | Functional, **solve_options: Any) -> TorchNode:
     return TorchNode(model, solve_options)
 
 
-class TorchNode:
+class TorchNode(Node):
     """The equilibrium of a model as a function of PyTorch tensors; see `to_torch`.
 
     Parameters
@@ -80,22 +80,11 @@ class TorchNode:
 
     def __init__(self, model: Model | Functional, solve_options: dict[str, Any]) -> None:
         self._torch: Any = import_optional("torch", "torch")
-        self.host = host_node(model, "mfdeq.to_torch", solve_options)
+        super().__init__(model, "mfdeq.to_torch", solve_options)
         self._options = solve_options
-        self.name = f"mfdeq.to_torch({self.host.model.display_name})"
         self._function: LibraryFunction | None = self.host.model.function_in("PyTorch")
         self._params: LibraryFunction | None = self.host.params_in("PyTorch")
         self._with_data: HostNode | None = None  # whose parameters are followed by the data
-
-    @property
-    def solves(self) -> int:
-        """The number of forward solves so far."""
-        return self.host.solves
-
-    @property
-    def report(self) -> SolveReport | None:
-        """The report of the last forward solve, with its residuals; None before the first."""
-        return self.host.report
 
     def __call__(self, theta: Any, *args: Any, h0: Any = None) -> Any:
         """Return the equilibrium h*(theta), or that with other data beside the parameters.
@@ -206,9 +195,6 @@ class TorchNode:
             if wanted != (size,):
                 expected += f" or the structure of the example, {wanted}"
         raise ModelError(f"{name} of {self.name}: expected {expected}, got {shapes}")
-
-    def __repr__(self) -> str:
-        return f"<{self.name}>"
 
 
 def refuse_autocast(torch: Any, name: str) -> None:

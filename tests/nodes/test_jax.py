@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -506,6 +508,7 @@ def test_large_nodes_of_several_threads_do_not_wait_for_each_other():
 # A callback holds the only thread of JAX's client, and the map of a large state needs one, too.
 ON_ONE_CORE = """
 import os
+import pickle
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 import jax, jax.numpy as jnp, numpy as np, threading
 import mfdeq
@@ -540,3 +543,11 @@ assert len(done) == 2
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinities on this system")
 def test_programs_with_large_states_end_on_one_core():
     subprocess.run([sys.executable, "-c", ON_ONE_CORE], check=True, timeout=300)
+
+
+def test_a_node_is_copied_and_pickled():
+    node = mfdeq.to_jax(ByHand(), rtol=1e-8)
+    h = node(THETA)
+    for other in (copy.deepcopy(node), pickle.loads(pickle.dumps(node))):
+        close(other(THETA), h, 1e-12)
+        assert other.solves == node.solves == 1

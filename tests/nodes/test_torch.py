@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import threading
 
 import numpy as np
@@ -213,3 +215,30 @@ def test_data_beside_the_parameters_have_derivatives():
         state(THETA, args["x"])
     with pytest.raises(mfdeq.ModelError, match="data for a model that has none"):
         mfdeq.to_torch(ByHand())(THETA, args["x"])
+
+
+class Network(torch.nn.Module):
+    """A node among parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.theta = torch.nn.Parameter(THETA.clone())
+        self.equilibrium = mfdeq.to_torch(ByHand(), rtol=1e-8)
+
+    def forward(self):
+        return self.equilibrium(self.theta)
+
+
+def test_networks_with_a_node_are_copied_and_saved():
+    network = Network()
+    h = network()
+    file = io.BytesIO()
+    torch.save(network, file)
+    file.seek(0)
+    for other in (copy.deepcopy(network), torch.load(file, weights_only=False)):
+        close(other(), h, 1e-12)
+        with torch.no_grad():
+            other.theta.mul_(2.0)
+        close(other(), unrolled(2.0 * THETA), 1e-8)
+    close(network(), h, 1e-12)
+    assert network.equilibrium.solves == 1
