@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..arrays.backend import Array, Backend, host
 from ..arrays.optional_packages import import_optional
-from ..errors import ArgumentError, ModelError
+from ..errors import ArgumentError, ModelError, short_repr
 
 CALLER = "mfdeq.hessian_of"
-REPEATED_RTOL = 1e-3  # of a product that is repeated, far above the tolerance of equilibria
+ADVICE = "Return a real number, such as a mean or a sum"
 
 
 def program_of(loss: Callable[..., Any], params: Any) -> Program:
-    """Return the program of a loss in the library of its parameters."""
+    """Return the program of a loss in the library of its parameters.
+
+    Raises
+    ------
+    ArgumentError
+        If the parameters are neither tensors that require gradients nor real arrays.
+    """
+    given = params
     if not isinstance(params, (dict, list, tuple)) and not hasattr(params, "shape"):
         params = list(params) if isinstance(params, Iterable) else [params]
     first = params
     while isinstance(first, (dict, list, tuple)) and first:
         first = next(iter(first.values())) if isinstance(first, dict) else first[0]
+    torch: Any = sys.modules.get("torch")
+    modules = [x for x in (given, first) if torch and isinstance(x, torch.nn.Module)]
+    if modules and not torch.is_tensor(first):  # as it is in a ParameterList
+        raise ArgumentError(
+            f"params of {CALLER}: expected tensors that require gradients, got "
+            f"{short_repr(modules[0])}: pass its parameters, such as network.parameters()"
+        )
     package = type(first).__module__.partition(".")[0]
     if package == "torch":
         return TorchProgram(loss, [params] if params is first else params)
@@ -37,10 +51,16 @@ class Program(ABC):
         P.
     backend : Backend
         That of the arrays of numpy.
+    loss : callable
+        The function of the user's.
+    takes_params : bool
+        Whether the loss takes the parameters before a batch.
     """
 
     size: int
     backend: Backend
+    loss: Callable[..., Any]
+    takes_params = False
 
     @property
     @abstractmethod
@@ -66,104 +86,6 @@ class Program(ABC):
     @abstractmethod
     def products(self, batch: tuple[Any, ...], V: Array) -> Array:
         """Return the products with the Hessian of the loss of a batch, (P, k)."""
-
-
-class LossOverData:
-    """The loss of a program over all batches, and its derivatives.
-
-    Parameters
-    ----------
-    program : Program
-    data : iterable of batches or None
-    reduction : {"mean", "sum"}
-    """
-
-    def __init__(self, program: Program, data: Any, reduction: str) -> None:
-        self.program, self.data, self.reduction = program, data, reduction
-        self._is_repeatable = False
-
-    @contextlib.contextmanager
-    def at(self, theta: Array | None) -> Iterator[None]:
-        """Give the program other parameters for a while, unless theta is None."""
-        if theta is None:
-            yield
-            return
-        own = self.program.flat_params()
-        self.program.set_params(theta)
-        try:
-            yield
-        finally:
-            self.program.set_params(own)
-
-    def value(self) -> float:
-        """Return the loss."""
-        return self._accumulate(self.program.value)
-
-    def gradient(self) -> Array:
-        """Return the gradient, (P,)."""
-        return self._accumulate(self.program.gradient)
-
-    def products(self, V: Array) -> Array:
-        """Return the products with the Hessian, (P, k); the first call checks that they repeat."""
-        if not self._is_repeatable:
-            self._check_repeated_product()
-        return self._products(V)
-
-    def _products(self, V: Array) -> Array:
-        return self._accumulate(lambda batch: self.program.products(batch, V))
-
-    def _check_repeated_product(self) -> None:
-        """Raise `ModelError` if the product with a random vector differs when it is repeated."""
-        v = host.random.default_rng(0).standard_normal((self.program.size, 1))
-        v = v.astype(self.program.backend.dtype)
-        first, second = self._products(v), self._products(v)
-        change, size = host.linalg.norm(second - first), host.linalg.norm(first)
-        if change > REPEATED_RTOL * size:
-            raise ModelError(
-                f"loss of {CALLER}: expected the same Hessian each time, got products with one "
-                f"vector that differ by {change / size:.1e} of their size. Put the network into "
-                "evaluation mode if it has dropout or BatchNorm (network.eval()), draw no random "
-                "numbers in the loss, and pass data that are the same samples in each iteration: "
-                "no DataLoader with shuffle=True and drop_last=True, and no random augmentation"
-            )
-        self._is_repeatable = True
-
-    def _accumulate(self, of_batch: Callable[[tuple[Any, ...]], Any]) -> Any:
-        """Return the sum of a function of the batches, or its mean over the samples."""
-        if self.data is None:
-            return of_batch(())
-        total: Any = None
-        samples = 0
-        for batch in self.data:
-            arrays = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-            size = number_of_samples(arrays) if self.reduction == "mean" else 1
-            part = size * of_batch(arrays)
-            total, samples = part if total is None else total + part, samples + size
-        if total is None:
-            raise ArgumentError(f"data of {CALLER}: expected at least one batch, got none")
-        return total / samples if self.reduction == "mean" else total
-
-
-def number_of_samples(batch: Any) -> int:
-    """Return the length of the first axis of the first array of a batch, which may be nested."""
-    for array in _arrays(batch):
-        if len(array.shape):
-            return int(array.shape[0])
-    parts = ", ".join(type(part).__name__ for part in batch)
-    raise ArgumentError(
-        f"data of {CALLER}: expected batches with an array whose first axis is that of the "
-        f'samples, got a batch of {parts}: pass reduction="sum" for a loss that is a sum, or '
-        "tuples or dicts of arrays"
-    )
-
-
-def _arrays(tree: Any) -> Iterator[Any]:
-    """Iterate over the arrays of nested tuples, lists and mappings."""
-    if hasattr(tree, "shape"):
-        yield tree
-    elif isinstance(tree, (tuple, list, Mapping)):
-        for part in tree.values() if isinstance(tree, Mapping) else tree:
-            yield from _arrays(part)
 
 
 class TorchProgram(Program):
@@ -199,8 +121,16 @@ class TorchProgram(Program):
 
     def _loss(self, batch: tuple[Any, ...]) -> Any:
         value = self.loss(*batch)
-        if value.numel() != 1:
-            raise ModelError(f"loss of {CALLER}: expected a scalar, got {tuple(value.shape)}")
+        if not self.torch.is_tensor(value):
+            raise _unexpected(short_repr(value), "Return the tensor alone, not its .item()")
+        if value.numel() != 1 or not value.is_floating_point():
+            dtype = str(value.dtype).removeprefix("torch.")
+            raise _unexpected(f"shape {tuple(value.shape)} of {dtype}", ADVICE)
+        if self.torch.is_grad_enabled() and not value.requires_grad:
+            raise _unexpected(
+                "one without derivatives",
+                "It may come from .detach(), torch.no_grad() or another network's parameters",
+            )
         return value.reshape(())
 
     def _vector(self, parts: Any) -> Array:
@@ -245,24 +175,48 @@ class TorchProgram(Program):
         return host.stack(columns, axis=1)
 
 
+def _unexpected(got: str, advice: str) -> ModelError:
+    """Return the error for what a loss returns in place of a scalar."""
+    return ModelError(
+        f"loss of {CALLER}: expected it to return a scalar that depends on the parameters, got "
+        f"{got}. {advice}"
+    )
+
+
 class JaxProgram(Program):
     """A loss of a pytree of JAX arrays."""
+
+    takes_params = True
 
     def __init__(self, loss: Callable[..., Any], params: Any) -> None:
         jax: Any = import_optional("jax", "jax")
         self._jnp = jax.numpy
         flatten: Any = import_optional("jax.flatten_util", "jax")
-        self.theta, self._to_tree = flatten.ravel_pytree(params)
+        self.loss = loss
+        try:
+            self.theta, self._to_tree = flatten.ravel_pytree(params)
+        except TypeError as error:
+            raise _wrong_params(jax, params) from error
         if self.theta.dtype.kind != "f" or not self.theta.size:
-            raise ArgumentError(
-                f"params of {CALLER}: expected tensors of PyTorch or a pytree of real arrays of "
-                f"JAX, got {type(params).__name__}"
-            )
+            raise _wrong_params(jax, params)
         self.size = self.theta.size
         self.backend = Backend.of(host.asarray(self.theta[:0]))
 
         def flat(theta: Any, batch: Any) -> Any:
-            return loss(self._to_tree(theta), *batch)
+            try:
+                value = loss(self._to_tree(theta), *batch)
+            except jax.errors.JAXTypeError as error:
+                error.add_note(
+                    f"mfdeq: the loss of {CALLER} must be a function that JAX can trace, and "
+                    "return a scalar of JAX: not its .item() or float(...)"
+                )
+                raise
+            if not isinstance(value, (float, jax.Array)):
+                raise _unexpected(short_repr(value), "Return an array of JAX alone")
+            shape, dtype = jax.numpy.shape(value), jax.numpy.result_type(value)
+            if jax.numpy.size(value) != 1 or dtype.kind != "f":
+                raise _unexpected(f"shape {shape} of {dtype}", ADVICE)
+            return jax.numpy.reshape(value, ())
 
         def product(theta: Any, batch: Any, v: Any) -> Any:
             return jax.jvp(lambda theta: jax.grad(flat)(theta, batch), (theta,), (v,))[1]
@@ -294,3 +248,14 @@ class JaxProgram(Program):
     def products(self, batch: tuple[Any, ...], V: Array) -> Array:
         """Return the products with the Hessian, as one block."""
         return host.array(self._products(self.theta, batch, V))
+
+
+def _wrong_params(jax: Any, params: Any) -> ArgumentError:
+    """Return the error that names the first leaf that is no array of real numbers."""
+    dtypes = [(x, getattr(x, "dtype", None)) for x in jax.tree_util.tree_leaves(params)]
+    wrong = [(x, dtype) for x, dtype in dtypes if getattr(dtype, "kind", "") != "f"]
+    got, dtype = wrong[0] if wrong else (params, None)
+    return ArgumentError(
+        f"params of {CALLER}: expected tensors of PyTorch or a pytree of real arrays of JAX, got "
+        f"{short_repr(got)}{f' and {dtype}' if dtype else ''}"
+    )

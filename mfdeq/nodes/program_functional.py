@@ -11,7 +11,7 @@ from ..equilibrium.lagrangian_system import factorization_error
 from ..models.losses import LossBase
 from ..operators.operator import SelfAdjoint
 from ..optimization.functional import Functional
-from .program import LossOverData
+from .loss_over_data import LossOverData
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from ..arguments import one_of
 from ..arrays.backend import Array
 from ..errors import ArgumentError
 from ..operators.operator import SelfAdjoint
-from .program import CALLER, LossOverData, program_of
+from .loss_over_data import LossOverData, check_data
+from .program import CALLER, program_of
 from .program_functional import ProgramFunctional
 
 REDUCTIONS = ("mean", "sum")
@@ -28,13 +29,15 @@ def hessian_of(
         In PyTorch ``loss(*batch)`` returns a scalar tensor that depends on `params`, such as the
         loss of a network. In JAX ``loss(params, *batch)`` returns a scalar.
     params : iterable of tensors or pytree of JAX arrays
-        The parameters, such as ``network.parameters()``. P is the number of their entries.
+        The parameters, such as ``network.parameters()``: not the network itself. P is the number of
+        their entries.
     data : iterable of batches, optional
-        Each batch is a tuple of arrays whose first axis is that of the samples, or one array, or a
-        dict of them; parts of a tuple may be nested. The first array tells the number of samples.
-        It is iterated once for each product, so that a `torch.utils.data.DataLoader` must give the
-        same samples each time, in any order. By default the loss has no data, ``loss()`` or
-        ``loss(params)``.
+        A list or a `torch.utils.data.DataLoader` of batches, such as ``[(x, y)]`` for one batch and
+        a loss of x and y. Each batch is a tuple of arrays whose first axis is that of the samples,
+        or one array, or a dict of them; parts of a tuple may be nested. The first array tells the
+        number of samples. The batches are iterated once for each product, so that a DataLoader must
+        give the same samples each time, in any order. By default the loss has no data, ``loss()``
+        or ``loss(params)``.
     reduction : {"mean", "sum"}, optional
         Whether the loss of a batch is a mean over its samples, so that batches count by their
         numbers of samples, or a sum.
@@ -51,10 +54,12 @@ def hessian_of(
     Raises
     ------
     ArgumentError
-        If the parameters are not tensors or arrays of JAX.
+        If the parameters are not tensors or arrays of JAX, or if data are not batches that the loss
+        takes.
     ModelError
-        At the first product, if the Hessian is another one each time, as with dropout in training
-        mode or with batches of other samples.
+        If the loss does not return a scalar that depends on the parameters; at the first product,
+        if the Hessian is another one each time, as with dropout in training mode or with batches of
+        other samples.
 
     See Also
     --------
@@ -74,9 +79,9 @@ def hessian_of(
 
     ``mfdeq.minimize(H.functional, H.flat_params())`` uses the exact Hessian in each step, and
     evaluates the loss over all data: it is for the end of a training, after a stochastic method.
+    The parameters of the program remain as they were; ``H.set_params(found.params)`` replaces them.
     With `max_iterations` it raises a `ConvergenceError` once they are used up, whose `best` has the
     parameters so far.
-    The parameters of the program remain as they were; ``H.set_params(found.params)`` replaces them.
 
     Examples
     --------
@@ -101,11 +106,8 @@ def hessian_of(
     if not callable(loss):
         raise ArgumentError(f"loss of {CALLER}: expected a function, got {type(loss).__name__}")
     program = program_of(loss, params)
-    if data is not None and iter(data) is data:
-        raise ArgumentError(
-            f"data of {CALLER}: expected a list or a DataLoader, which can be iterated for each "
-            f"product, got a {type(data).__name__}, which can be iterated once"
-        )
+    if data is not None:
+        check_data(data)
     return ProgramHessian(program.backend, LossOverData(program, data, reduction))
 
 

@@ -141,8 +141,66 @@ def test_bad_arguments_are_refused():
         mfdeq.hessian_of(lambda x: weight.sum(), [weight], iter([weight]))
     with pytest.raises(mfdeq.ArgumentError, match="expected at least one batch"):
         mfdeq.hessian_of(lambda x: weight.sum(), [weight], []).value()
-    with pytest.raises(mfdeq.ModelError, match="expected a scalar"):
-        mfdeq.hessian_of(lambda: weight, [weight]).value()
+
+
+def test_a_torch_module_is_refused_in_favour_of_its_parameters():
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    linear = torch.nn.Linear(2, 1)
+    for params in (linear, torch.nn.Sequential(linear), [linear]):
+        with pytest.raises(
+            mfdeq.ArgumentError, match=r"got a \w+: pass its param.*\.parameters\(\)"
+        ):
+            mfdeq.hessian_of(lambda x: linear(x).sum(), params)
+    weights = torch.nn.ParameterList([torch.ones(2)])
+    assert mfdeq.hessian_of(lambda: weights[0].sum(), weights).shape == (2, 2)
+
+
+def test_what_is_not_a_list_of_batches_is_refused_with_what_to_pass():
+    jax = pytest.importorskip("jax", reason="the jax extra is not installed")
+    x, y = jax.numpy.ones((3, 2)), jax.numpy.ones(3)
+
+    def loss(p, x, y):
+        return jax.numpy.mean((x @ p - y) ** 2)
+
+    close(mfdeq.hessian_of(loss, jax.numpy.zeros(2), [(x, y)]).value(), 1.0, 1e-6)
+    for data in ((x, y), [x, y], [(x, y, y)], [{"x": x, "y": y}], None):
+        H = mfdeq.hessian_of(loss, jax.numpy.zeros(2), data)
+        with pytest.raises(mfdeq.ArgumentError, match=r"takes \(x, y\), got .*pass \[\(x, y\)\]"):
+            H.value()
+    for data in (x, {"x": x, "y": y}, 3):
+        with pytest.raises(mfdeq.ArgumentError, match="a list or a DataLoader of batches"):
+            mfdeq.hessian_of(loss, jax.numpy.zeros(2), data)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "got"),
+    [
+        (lambda value: value.item(), r"got 3\.0.*not its \.item\(\)"),
+        (lambda value: value.detach(), r"got one without derivatives.*\.detach\(\)"),
+        (lambda value: (value, 1), "got a tuple"),
+        (lambda value: value.repeat(2), r"got shape \(2,\) of float64.*a mean or a sum"),
+        (lambda value: value.to(int), r"got shape \(\) of int64"),
+    ],
+)
+def test_a_torch_loss_that_is_no_scalar_tensor_is_refused(wrong, got):
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    p = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(mfdeq.ModelError, match=f"expected it to return a scalar that .*{got}"):
+        mfdeq.hessian_of(lambda: wrong(p.sum()), [p]).gradient()
+
+
+def test_a_jax_loss_that_is_no_scalar_is_refused():
+    jax = pytest.importorskip("jax", reason="the jax extra is not installed")
+    p = jax.numpy.ones(3)
+    for wrong, got in ((lambda p: p, r"shape \(3,\) of float"), (lambda p: (p[0], 1), "a tuple")):
+        with pytest.raises(mfdeq.ModelError, match=f"expected it to return a scalar .*got {got}"):
+            mfdeq.hessian_of(wrong, p).value()
+    with pytest.raises(jax.errors.JAXTypeError) as caught:
+        mfdeq.hessian_of(lambda p: float(p[0]), p).value()
+    assert "not its .item() or float(...)" in caught.value.__notes__[0]
+    for params, got in ((object(), "a object"), ({"p": p.astype(int)}, r".*\(3,\) and int")):
+        with pytest.raises(mfdeq.ArgumentError, match=f"real arrays of JAX, got {got}"):
+            mfdeq.hessian_of(lambda p: p, params)
 
 
 def test_minimize_finds_a_minimum_of_a_torch_program():
