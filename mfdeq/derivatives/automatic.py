@@ -71,9 +71,8 @@ class AutomaticArgmin(AutomaticResidual):
     symmetric = True
 
     def _check_output(self) -> None:
-        self.source.check_scalar(
-            self.f, self._states.example, self._parameters.example, *self._example_data()
-        )
+        examples = self._states.example, self._parameters.example, *self._example_data()
+        self.source.check_scalar(self.f, self.source.caller, *examples)
 
     def _flat_function(self) -> Function:
         f, states, parameters = self.f, self._states, self._parameters

@@ -57,7 +57,8 @@ class _LossFunctions:
         def flat(h: Any, theta: Any, *data: Any) -> Any:
             return L(states.to_tree(h), parameters.to_tree(theta), *data).reshape(())
 
-        source.check_scalar(L, *self.examples, *self.example_data(data))
+        examples = *self.examples, *self.example_data(data)
+        source.check_scalar(L, loss_caller(source), *examples)
         once = self.once = source.trace_once(self.combined(flat))
         self.value, self.gradient = source.value(once), source.gradient(once)
         # A loss has no weights lam, so an empty array is passed.

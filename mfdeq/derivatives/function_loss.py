@@ -34,6 +34,7 @@ from .steps import StepRule
 
 PATTERN_RTOL_FACTOR = 100.0  # tolerance of the test of the Hessian's pattern, in errors of products
 ADVICE = Advice("mfdeq.loss_from_jax", "give the curvature by hand with mfdeq.Loss")
+EXPECTED = "a number or a vector of terms"
 POINTS = 2  # whose derivatives are kept: an equilibrium, and the corrected state of its estimates
 
 
@@ -52,7 +53,7 @@ def loss_from_function(
     Parameters
     ----------
     L : callable
-        ``L(h, theta)`` of (N,) and (P,) arrays returns the loss, a number, or an array of terms,
+        ``L(h, theta)`` of (N,) and (P,) arrays returns the loss, a number, or a vector of terms,
         whose sum is the loss. If L is analytic and accepts complex arrays, gradients are exact to
         rounding. This is tested at every point by comparison with a difference.
     state_size, param_size : int
@@ -82,7 +83,7 @@ def loss_from_function(
     DerivativeError
         At a gradient, if a pattern lacks entries.
     ModelError
-        If L returns neither a real number nor an array of numbers, or at a derivative, if L has
+        If L returns neither a real number nor a vector of numbers, or at a derivative, if L has
         changed since it was first differentiated at the point.
 
     See Also
@@ -305,8 +306,19 @@ class FunctionLoss(DataHolder, LossBase):
 
     def _terms(self, backend: Backend, h: Array, theta: Array) -> Array:
         """Return what L returns as a vector of terms; h and theta may be complex."""
-        out = self.L(h, theta, *self._data)
-        out = as_array(backend, out, f"L of {self.caller}", ModelError, "a number or an array")
+        out, name = self.L(h, theta, *self._data), f"L of {self.caller}"
+        if isinstance(out, tuple):
+            raise ModelError(
+                f"{name}: expected {EXPECTED}, got a tuple of {len(out)}. Return the loss alone"
+            )
+        out = as_array(backend, out, name, ModelError, EXPECTED)
+        shape = tuple(out.shape)
+        if len(shape) > 1 and math.prod(shape) != 1:
+            raise ModelError(
+                f"{name}: expected {EXPECTED}, got an array of shape {shape}, as arrays of shapes "
+                "(n,) and (n, 1) have when they are broadcast. Return its .sum() if all of it is "
+                "meant"
+            )
         return backend.xp.reshape(out, (-1,))
 
     def _value_at(self, backend: Backend, h: Array, theta: Array) -> Array:

@@ -23,7 +23,13 @@ from .alternatives import (
 )
 from .jax_arrays import array_layout, describe, to_jax_array, to_jax_data
 from .jax_krylov import compile_solve
-from .source import DerivativeSource, Function, JacobianProducts, TreeLayout
+from .source import (
+    DerivativeSource,
+    Function,
+    JacobianProducts,
+    TreeLayout,
+    not_scalar_error,
+)
 
 ADVICE = (
     "Define custom derivatives by jax.custom_jvp, which serves both modes, or give this derivative "
@@ -138,15 +144,11 @@ class JaxSource(DerivativeSource):
         """Return a JAX array as a read-only array of numpy, which shares its memory."""
         return host.asarray(x) if backend.is_numpy else self.from_library(backend, x)
 
-    def check_scalar(self, f: Function, state: Any, params: Any, *data: Any) -> None:
+    def check_scalar(self, f: Function, caller: str, state: Any, params: Any, *data: Any) -> None:
         """Raise `ModelError` unless f returns one real number for the examples."""
         output = self._shapes(f, state, params, *data)
-        leaves = self.jax.tree_util.tree_leaves(output)
-        if len(leaves) != 1 or leaves[0].size != 1 or leaves[0].dtype.kind != "f":
-            raise ModelError(
-                f"function of {self.caller}: expected it to return a real number, got "
-                f"{describe(self.jax, output)}"
-            )
+        if not hasattr(output, "shape") or output.size != 1 or output.dtype.kind != "f":
+            raise not_scalar_error(caller, output)
 
     def _shapes(self, f: Function, state: Any, params: Any, *data: Any) -> Any:
         try:

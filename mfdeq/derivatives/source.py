@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..arrays.backend import Array, Backend, host
-from ..errors import ArgumentError
+from ..errors import ArgumentError, ModelError, short_repr
 from .data import leaves_by_path, map_leaves
 from .references import References
 
@@ -233,8 +234,19 @@ class DerivativeSource(ABC):
         """
         raise ArgumentError(f"kind of {self.caller}: expected 'map' or 'residual', got 'argmin'")
 
-    def check_scalar(self, f: Function, state: Any, params: Any, *data: Any) -> None:
-        """Raise `ModelError` unless f returns one real number; by default nothing is checked."""
+    def check_scalar(self, f: Function, caller: str, state: Any, params: Any, *data: Any) -> None:
+        """Raise `ModelError` unless f returns one real number; by default nothing is checked.
+
+        Parameters
+        ----------
+        f : callable
+        caller : str
+            The public function that has f as an argument, such as "mfdeq.loss_from_jax".
+        state, params : pytree
+            Examples.
+        *data
+            Data beside the parameters.
+        """
         return None
 
     def trace_once(self, function: Function) -> Function:
@@ -285,6 +297,23 @@ class DerivativeSource(ABC):
             A `mfdeq.operators.compiled_solves.CompiledSolve` on arrays of the library.
         """
         return None
+
+
+def not_scalar_error(caller: str, output: Any) -> ModelError:
+    """Return the error for a function that returns something else than one real number."""
+    got, advice = short_repr(output), ""
+    if (shape := getattr(output, "shape", None)) is not None:
+        dtype = str(output.dtype).removeprefix("torch.")
+        got = f"an array of shape {tuple(shape)} and {dtype}"
+        if math.prod(shape) != 1:
+            advice = ". Return its .sum() or .mean() if all of it is meant"
+    elif isinstance(output, float):
+        advice = ", which has no derivatives. Return the scalar itself, not its .item()"
+    elif isinstance(output, (tuple, list, dict)):
+        advice = ". Return the number alone"
+    return ModelError(
+        f"function of {caller}: expected it to return a real number, got {got}{advice}"
+    )
 
 
 def _nothing(*_: Any, compare: bool = False) -> None:

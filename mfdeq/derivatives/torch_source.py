@@ -19,7 +19,13 @@ from .alternatives import (
     partial_function,
 )
 from .references import References
-from .source import DerivativeSource, Function, JacobianProducts, TreeLayout
+from .source import (
+    DerivativeSource,
+    Function,
+    JacobianProducts,
+    TreeLayout,
+    not_scalar_error,
+)
 from .torch_graph import GraphGradient, GraphProducts, second_by_graph
 from .torch_modes import for_blocks, forward_mode, import_torch, with_math_attention
 from .torch_tensors import (
@@ -127,15 +133,12 @@ class TorchSource(DerivativeSource):
         """Describe the output of f by evaluating it for the examples."""
         return describe(self._evaluate(f, state, params, *data))
 
-    def check_scalar(self, f: Function, state: Any, params: Any, *data: Any) -> None:
+    def check_scalar(self, f: Function, caller: str, state: Any, params: Any, *data: Any) -> None:
         """Raise `ModelError` unless f returns one real number for the examples."""
         output = self._evaluate(f, state, params, *data)
         is_tensor = self.torch.is_tensor(output)
         if not is_tensor or output.numel() != 1 or not output.is_floating_point():
-            raise ModelError(
-                f"function of {self.caller}: expected it to return a real number, got "
-                f"{describe(output) if is_tensor else type(output).__name__}"
-            )
+            raise not_scalar_error(caller, output)
 
     def _evaluate(self, function: Function, *x: Any) -> Any:
         """Evaluate without recording a graph, and explain errors about dtypes."""

@@ -287,6 +287,11 @@ def test_data_are_replaced_and_losses_are_pickled():
         (lambda h, theta: np.nan, "NaN"),
         (lambda h, theta: "three", "dtype <U5"),
         (lambda h, theta: 1j * h[0], "complex"),
+        (
+            lambda h, theta: np.outer(h, theta),
+            r"a number or a vector.*\(5, 3\).*\.sum\(\)",
+        ),
+        (lambda h, theta: (h @ h, theta), "got a tuple of 2. Return the loss alone"),
     ],
 )
 def test_what_is_no_number_is_named(L, message):
@@ -295,6 +300,12 @@ def test_what_is_no_number_is_named(L, message):
         with pytest.raises(mfdeq.ModelError, match=message) as error:
             use(H, THETA)
         assert "L of mfdeq.loss_from_function" in str(error.value)
+
+
+def test_one_number_may_have_any_shape():
+    loss = mfdeq.loss_from_function(lambda h, theta: h[None] @ h[:, None], N, P)
+    close(loss.value(H, THETA), H @ H, 1e-14)
+    close(loss.gradients(H, THETA)[1], 2.0 * H, 1e-12)
 
 
 def test_wrong_arguments_are_named():

@@ -187,8 +187,16 @@ def test_operations_of_jax_on_two_dtypes_are_refused_in_words():
 def test_a_loss_that_is_not_scalar_is_refused(source):
     library(source)
     create_loss = getattr(mfdeq, f"loss_{source}")
-    with pytest.raises(mfdeq.ModelError, match="expected it to return a real number"):
-        create_loss(lambda h, t: h, np.zeros(3), np.zeros(2))
+    returned = {
+        r"an array of shape \(3,\) and float64. Return its .sum": lambda h: h,
+        r"an array of shape \(3, 3\) and float64. Return its .sum": lambda h: h * h[:, None],
+        "a tuple. Return the number alone": lambda h: (h.sum(),),
+        "a dict. Return the number alone": lambda h: {"loss": h.sum()},
+    }
+    for got, f in returned.items():
+        words = f"mfdeq.loss_{source}: expected it to return a real number, got {got}"
+        with pytest.raises(mfdeq.ModelError, match=words):
+            create_loss(lambda h, t, f=f: f(h), np.zeros(3), np.zeros(2))
 
 
 def test_functions_that_jax_cannot_trace_are_pointed_to_another_source():
