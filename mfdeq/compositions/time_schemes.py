@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..arguments import count
+from ..arguments import count, real
 from ..arrays.backend import Array, Backend, is_dense
 from ..errors import ArgumentError, ModelError
 from ..models.curvature import Curvature
@@ -13,6 +14,19 @@ from ..models.linearization import Linearization
 from .step_model import StepCurvature, StepLinearization, StepModel
 
 Rate = Callable[[Array, Array, float], Array]
+
+
+def _is_sequence(dt: Any) -> bool:
+    return getattr(dt, "ndim", 0) > 0 or (isinstance(dt, Sequence) and not isinstance(dt, str))
+
+
+def _checked_lengths(dt: Any) -> list[float]:
+    """Return the length of each step, or that of all in a list of one."""
+    given = dt.tolist() if hasattr(dt, "tolist") else dt  # an array, on any device
+    lengths = [real(x, "dt") for x in (given if _is_sequence(dt) else [given])]
+    if not lengths or not all(0.0 < x < math.inf for x in lengths):
+        raise ArgumentError("dt: expected positive lengths of steps")
+    return lengths
 
 
 class TimeScheme(StepModel):
@@ -54,16 +68,15 @@ class TimeScheme(StepModel):
         self.rate, self.linearize_rate = rate, linearize
         self.rate_size = count(state_size, "state_size")
         self.state_size, self.param_size = self.rate_size, count(param_size, "param_size")
-        given: Any = dt
-        self.dt = (
-            float(given)
-            if getattr(given, "ndim", 0) == 0 and not isinstance(given, Sequence)
-            else None
-        )
-        self.lengths = [self.dt] if self.dt is not None else [float(x) for x in given]
-        if not all(x > 0.0 for x in self.lengths):
-            raise ArgumentError("dt: expected positive lengths of steps")
-        self.mass, self.t0 = mass, float(t0)
+        self.lengths = _checked_lengths(dt)
+        self.dt = None if _is_sequence(dt) else self.lengths[0]
+        n = self.rate_size
+        if mass is not None and getattr(mass, "shape", None) != (n, n):
+            got = f"shape {mass.shape}" if hasattr(mass, "shape") else type(mass).__name__
+            raise ArgumentError(
+                f"mass: expected an array or a sparse matrix of shape {(n, n)}, got {got}"
+            )
+        self.mass, self.t0 = mass, real(t0, "t0")
 
     def length(self, k: int) -> float:
         """Return the length of step k."""

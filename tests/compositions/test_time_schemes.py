@@ -113,3 +113,23 @@ def test_bad_lengths_are_refused():
         mfdeq.solve(trajectory("trapezoidal", 3, dt=[0.1, 0.1]), THETA)
     with pytest.raises(mfdeq.ArgumentError, match="rate: expected a function"):
         mfdeq.implicit_euler(3.0, linearize, state_size=2, param_size=3, dt=0.1)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"mass": np.ones(2)}, r"mass: expected .* of shape \(2, 2\), got shape \(2,\)"),
+        ({"mass": sp.eye_array(3)}, r"mass: expected .* of shape \(2, 2\), got shape \(3, 3\)"),
+        ({"mass": "lumped"}, "mass: expected .*, got str"),
+        ({"dt": np.inf}, "dt: expected a finite number, got inf"),
+        ({"dt": "short"}, "dt: expected a finite number, got 'short'"),
+        ({"dt": np.ones((2, 2))}, "dt: expected a finite number"),
+        ({"dt": []}, "dt: expected positive lengths"),
+        ({"t0": "noon"}, "t0: expected a finite number"),
+    ],
+)
+def test_lengths_and_masses_are_checked(scheme, options, said):
+    """A mass of one axis gave a scheme of other equations, with numbers and without an error."""
+    with pytest.raises(mfdeq.ArgumentError, match=said):
+        trajectory(scheme, 3, **options)
