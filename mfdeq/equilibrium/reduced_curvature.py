@@ -14,7 +14,9 @@ from ..arrays.memory import columns_that_fit, translate_memory_errors
 from ..linear import Factor
 from ..locks import Once, cached_property
 from ..models.curvature import CurvatureOperator
+from ..models.losses import LossBase
 from ..models.problem import Problem
+from ..models.quadratic_losses import QuadraticPrior
 from ..operators.operator import Congruence, Operator
 from ..report import SolveReport
 from .error_estimates import (
@@ -104,6 +106,8 @@ class ReducedCurvature(ReducedOperator):
         ``corrected_K()`` returns K at the corrected state, with corrected weights.
     remake_at : callable
         ``remake_at(other)`` returns the same operator at another equilibrium.
+    loss : Loss, optional
+        The loss whose second derivatives in theta are part of K.
 
     Notes
     -----
@@ -117,9 +121,11 @@ class ReducedCurvature(ReducedOperator):
         make_K: Callable[[], CurvatureOperator],
         corrected_K: Callable[[], CurvatureOperator],
         remake_at: Callable[[Any], ReducedCurvature],
+        loss: LossBase | None = None,
     ) -> None:
         super().__init__(eq, (eq.problem.param_size, eq.problem.param_size))
         self.eq: Any = eq
+        self._loss = loss
         self._make_K = make_K
         self._corrected_K, self._correct_K = Once[CurvatureOperator](), corrected_K
         self._remake_at, self._polished = remake_at, Once[ReducedCurvature]()
@@ -158,6 +164,15 @@ class ReducedCurvature(ReducedOperator):
     def parts(self) -> Sequence[tuple[float, ReducedCurvature]]:
         """The operator itself."""
         return ((1.0, self),)
+
+    @property
+    def prior_terms(self) -> list[tuple[float, Operator]]:
+        """The factors and precisions of the Gaussian priors in the loss."""
+        return [
+            (factor, term.operator(self.backend, self.shape[0]))
+            for factor, term in (() if self._loss is None else self._loss.weighted_terms)
+            if isinstance(term, QuadraticPrior)
+        ]
 
     def corrected_curvature(self) -> CurvatureOperator:
         """Return K at the corrected state, with corrected weights."""

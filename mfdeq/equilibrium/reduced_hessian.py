@@ -76,6 +76,7 @@ class ReducedHessian(ReducedCurvature):
             lambda: add_curvatures(self._loss_curvature, self._dynamics_curvature),
             self._correct_curvature,
             lambda other: other.hessian(loss),
+            loss,
         )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -117,6 +118,7 @@ class ReducedHessian(ReducedCurvature):
             lambda: self._loss_curvature,
             self._correct_loss_curvature,
             lambda other: other.hessian(self.loss).gauss_newton,
+            self.loss,
         )
 
     @cached_property

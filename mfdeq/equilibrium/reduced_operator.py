@@ -29,6 +29,14 @@ class ReducedOperator(SelfAdjoint):
         raise NotImplementedError
 
     @property
+    def prior_terms(self) -> list[tuple[float, Operator]]:
+        """The factors and precisions of the Gaussian priors in the loss, which are part of it."""
+        terms = [
+            (weight * factor, R) for weight, part in self.parts for factor, R in part.prior_terms
+        ]
+        return terms if self.params_term is None else [*terms, (1.0, self.params_term)]
+
+    @property
     def params(self) -> Array:
         """The parameters theta, (P,)."""
         return self.parts[0][1].params

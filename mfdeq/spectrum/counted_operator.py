@@ -10,6 +10,7 @@ from ..arrays.backend import Array, array_on_host, host
 from ..arrays.powers_of_two import exponents_of, times_power
 from ..equilibrium.reduced_operator import ReducedOperator
 from ..errors import ArgumentError
+from ..locks import cached_property
 from ..operators.operator import Operator
 from ..priors.metric import Metric
 from ..progress import ProgressBar
@@ -20,6 +21,7 @@ ERROR_SHARE = 0.03  # allowed error of one product, relative to the tolerance
 MAX_PAIRS_AT_FULL_SHARE = 8
 MAX_INNER_RTOL = 1e-2  # largest relative residual of an inner solve
 FIRST_INNER_RTOL = 1e-8  # for the first product, whose error is estimated
+SAME_PRIOR_POWER = 0.4  # of eps: relative difference of products with the same precision
 PRODUCTS_PER_ESTIMATE = 8  # the error of every eighth product is estimated
 
 
@@ -68,6 +70,19 @@ class CountedOperator:
         self._error_per_rtol = 0.0  # largest error of a product so far, relative to its inner rtol
         self._relaxed_products = 0
         self._bar = ProgressBar(title, unit, progress)
+
+    @cached_property
+    def contains_metric(self) -> bool:
+        """Whether H is known to contain the matrix of the metric, as the precision of a prior."""
+        H, xp = self.H, self.backend.xp
+        if self.metric.is_identity or not isinstance(H, ReducedOperator):
+            return False
+        if not (terms := H.prior_terms):
+            return False
+        x = self.backend.random(H.shape[0], seed=43)
+        dual, prior = self.metric.apply(x), sum(factor * R._apply(x) for factor, R in terms)
+        sizes = xp.abs(dual) + xp.abs(prior)
+        return self.backend.all(xp.abs(prior - dual) <= self.backend.eps**SAME_PRIOR_POWER * sizes)
 
     @property
     def relaxable(self) -> bool:

@@ -116,6 +116,8 @@ class Eigenpairs(PrintedAsTable):
         The method, the number of products, and the residuals.
     precision : Precision or None
         The matrix M of a generalized problem.
+    contains_prior : bool
+        Whether H is known to contain M, as the Hessian of a loss with the prior of that precision.
     krylov : Lanczos or None
         The Krylov basis, which ``mfdeq.eigsh(..., resume=pairs)`` continues from.
 
@@ -153,6 +155,7 @@ class Eigenpairs(PrintedAsTable):
     report: EigenReport
     precision: Precision | None = field(default=None, repr=False)
     krylov: Lanczos | None = field(default=None, repr=False)
+    contains_prior: bool = field(default=False, repr=False)
 
     def _table(self) -> Table:
         columns = self.values, self.error_bounds, self.report.residuals
@@ -287,6 +290,7 @@ def _pairs(
         residuals + errors,
         EigenReport(True, method, H.count, norm, residuals, errors),
         H.metric if isinstance(H.metric, Precision) else None,
+        contains_prior=H.contains_metric,
     )
 
 

@@ -57,8 +57,8 @@ class LowRank(SelfAdjoint):
     Raises
     ------
     ArgumentError
-        If the pairs are not of a generalized problem, or 1 + mu is not positive, since H + R is
-        then not positive definite.
+        If the pairs are not of a generalized problem, or H is that of a loss that contains the
+        prior, or 1 + mu is not positive, since H + R is then not positive definite.
 
     Notes
     -----
@@ -97,6 +97,12 @@ class LowRank(SelfAdjoint):
             raise ArgumentError(
                 "pairs: expected the Eigenpairs of mfdeq.eigsh(H, k, M=R), where R is the prior's "
                 f"precision, got {type(pairs).__name__} without a precision"
+            )
+        if pairs.contains_prior:
+            raise ArgumentError(
+                "pairs: expected eigenpairs of the Hessian of the misfit alone, got those of a "
+                "loss that contains the prior of precision R, which would count twice. Use "
+                "mfdeq.eigsh(eq.hessian(misfit), k, M=R)"
             )
         return super().__new__(cls, pairs.precision)
 

@@ -144,3 +144,33 @@ def test_pairs_without_a_posterior_are_refused(posterior):
         mfdeq.LowRank(mfdeq.eigsh(-HESSIANS["low rank"], 3, M=R))
     with pytest.raises(mfdeq.ArgumentError, match="mean"):
         posterior.samples(mean=np.ones(3))
+
+
+def misfit_and_prior():
+    model = mfdeq.from_function(lambda h, theta: h + h**3 - theta, 4, 4, "residual")
+    misfit = mfdeq.LeastSquares(np.arange(2), np.ones(2), weights=np.full(2, 25.0))
+    precision = np.diag([1.0, 2.0, 1e6, 1e-6]) + 0.1 * np.diag([1.0, 1.0, 0.0, 0.0])
+    return model, misfit, mfdeq.QuadraticPrior(precision), precision
+
+
+@pytest.mark.parametrize("part", ["hessian", "gauss_newton", "randomized", "sum"])
+def test_pairs_of_a_loss_that_contains_the_prior_are_refused(part):
+    """Its variances would be those of two priors, without a word."""
+    model, misfit, prior, precision = misfit_and_prior()
+    theta = np.array([2.0, 2.0, 0.1, 0.1])
+
+    def pairs_of(loss, prior=None):
+        H = mfdeq.solve(model, theta).hessian(loss)
+        if part == "sum":
+            F = mfdeq.ReducedFunctional(model, misfit)
+            H = mfdeq.SumFunctional([F, F], prior=prior).hessian(theta)
+        H = H.gauss_newton if part == "gauss_newton" else H
+        compute = mfdeq.randomized_eigsh if part == "randomized" else mfdeq.eigsh
+        return compute(H, k=4, M=precision)
+
+    with pytest.raises(mfdeq.ArgumentError, match=r"count twice. Use mfdeq.eigsh\(eq.hessian\(mis"):
+        mfdeq.LowRank(pairs_of(misfit + prior, prior))
+    mfdeq.LowRank(pairs_of(misfit))
+    # Another prior is part of the data.
+    other = mfdeq.QuadraticPrior(2.0 * precision)
+    assert not pairs_of(misfit + other, other).contains_prior
