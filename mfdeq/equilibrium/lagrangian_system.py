@@ -351,8 +351,8 @@ def factorization_error(why: str) -> ArgumentError:
     """Make the error for a system that cannot be factorized."""
     return ArgumentError(
         f"H - sigma M, or the Lagrangian system of a Hessian, cannot be factorized: {why}. Methods "
-        "by products need no matrices: method='newton-cg' of mfdeq.minimize, and mfdeq.eigsh "
-        "without sigma and certify"
+        "by products need no matrices: method='newton-cg' of mfdeq.minimize, mfdeq.eigsh without "
+        "sigma and certify, and mfdeq.condition_number with preconditioner="
     )
 
 

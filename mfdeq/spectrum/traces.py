@@ -25,12 +25,13 @@ from ..arrays.backend import Array, array_on_host
 from ..arrays.collective import collective
 from ..arrays.memory import translate_memory_errors
 from ..arrays.powers_of_two import scaled_by
+from ..equilibrium.lagrangian_system import MAX_DENSE_PARAMS
 from ..errors import ArgumentError
 from ..operators.user_operators import as_symmetric, backend_of
 from ..priors.precision import metric_of
 from .arguments import check_operator
 from .counted_operator import CountedOperator
-from .eigenpairs import orthonormalize
+from .eigenpairs import Eigenpairs, orthonormalize
 from .eigsh import eigsh
 from .estimate import MIN_SAMPLES, Estimate, random_unit_vectors, standard_error
 
@@ -138,8 +139,9 @@ def condition_number(H: Any, *, rtol: float = 1e-2, **options: Any) -> Estimate:
     ----------
     H : LinearOperator, (P, P)
         An mfdeq Hessian whose A, B and curvature are sparse matrices, for which the smallest
-        eigenvalue is computed by the Lagrangian system. Any other H must be positive definite and
-        needs ``preconditioner=``.
+        eigenvalue is computed by the Lagrangian system. For any other H of up to 300 rows all
+        eigenvalues are computed from its dense matrix; larger ones must be positive definite and
+        need ``preconditioner=``.
     rtol : float, optional
         The relative tolerance of the two eigenvalues, 1e-2 by default.
     **options
@@ -171,11 +173,10 @@ def condition_number(H: Any, *, rtol: float = 1e-2, **options: Any) -> Estimate:
     """
     shared = {name: options[name] for name in ("M", "progress") if name in options}
     top = eigsh(H, 1, "LM", rtol, **shared)
-    nearest = {"which": "SA"} if "preconditioner" in options else {"sigma": 0.0}
-    low = eigsh(H, 1, rtol=rtol, **nearest, **options)
-    (largest, above), (smallest, below) = (
-        (abs(float(pair.values[0])), float(pair.error_bounds[0])) for pair in (top, low)
-    )
+    low = _nearest_zero(H, rtol, options)
+    largest, above = abs(float(top.values[0])), float(top.error_bounds[0])
+    nearest = int(abs(low.values).argmin())
+    smallest, below = abs(float(low.values[nearest])), float(low.error_bounds[nearest])
     if not smallest > below:
         raise ArgumentError(
             f"the smallest eigenvalue of H is {smallest:.2e}, with an error bound of {below:.1e}: "
@@ -184,6 +185,18 @@ def condition_number(H: Any, *, rtol: float = 1e-2, **options: Any) -> Estimate:
     value = largest / smallest
     error = max((largest + above) / (smallest - below) - value, 0.0)
     return Estimate(value, error, top.report.products + low.report.products)
+
+
+def _nearest_zero(H: Any, rtol: float, options: dict[str, Any]) -> Eigenpairs:
+    """Return eigenpairs with the smallest |eigenvalue|: one, or all of a small H by products."""
+    if "preconditioner" in options:
+        return eigsh(H, 1, "SA", rtol, **options)
+    try:
+        return eigsh(H, 1, rtol=rtol, sigma=0.0, **options)
+    except ArgumentError:  # no matrices to factorize
+        if (P := check_operator(H, 1)) > MAX_DENSE_PARAMS:
+            raise
+        return eigsh(H, P, rtol=rtol, **options)
 
 
 def _deflated_trace(
