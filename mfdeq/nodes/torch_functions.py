@@ -19,7 +19,14 @@ torch: Any = import_optional("torch", "torch")
 
 def to_array(x: Any) -> Any:
     """Return a tensor as an array of numpy, or of cupy if it is on a device."""
-    x = x.detach()
+    try:
+        x = x.detach()
+    except RuntimeError as error:  # only batches of `torch.autograd` have no `detach`
+        raise ModelError(
+            "mfdeq.to_torch: expected tensors or those of torch.func, got a batch of cotangents "
+            "of torch.autograd. Use torch.func.jacrev, jacfwd, hessian or vmap, or leave out "
+            "vectorize=True or is_grads_batched=True, which computes one row after the other"
+        ) from error
     return x.contiguous().numpy() if x.device.type == "cpu" else array_on_device(x.contiguous())
 
 

@@ -242,3 +242,11 @@ def test_networks_with_a_node_are_copied_and_saved():
         close(other(), unrolled(2.0 * THETA), 1e-8)
     close(network(), h, 1e-12)
     assert network.equilibrium.solves == 1
+
+
+def test_batches_of_cotangents_of_autograd_are_refused_in_words():
+    jacobian = torch.autograd.functional.jacobian
+    equilibrium = mfdeq.to_torch(ByHand())
+    with pytest.raises(mfdeq.ModelError, match="Use torch"):
+        jacobian(equilibrium, THETA, vectorize=True)
+    close(jacobian(equilibrium, THETA), torch.func.jacrev(equilibrium)(THETA), 1e-12)
