@@ -12,6 +12,16 @@ torch: Any = import_optional("torch", "torch")
 
 NAME = "mfdeq.torch_layer"
 PRECISIONS = (torch.float32, torch.float64)
+CALL_ERRORS = (RuntimeError, ValueError, IndexError)  # of a module that cannot take some shapes
+SAMPLES = "For one sample pass x[None]"
+SHAPES = (
+    "The module is called as module(h, x), and the first axis of x is that of the samples. Check "
+    f"the shape of x, or pass state_shape= to {NAME} if the state has another one. {SAMPLES}"
+)
+SWAPPED = (
+    "It accepts the two in the other order: it is called as module(h, x), so write forward(h, x) "
+    "with the state first"
+)
 REPEATED_ROUNDINGS = 1e4  # by which two values of a sample may differ, in units of rounding
 
 
@@ -84,13 +94,15 @@ def sample_shape(module: Any, x: Any, dtype: Any) -> tuple[int, ...]:
     shape = tuple(x.shape[1:])
     sizes = {n: None for p in module.parameters() for n in p.shape}
     failures: list[tuple[int, str, Exception | None]] = []
+    is_swapped = False
     with torch.no_grad():
         for candidate in dict.fromkeys([shape, *((n,) for n in sizes)]):
             h = torch.zeros((x.shape[0], *candidate), dtype=dtype, device=x.device)
             try:
                 value = module(h, x.detach())
-            except (RuntimeError, ValueError, IndexError) as error:
+            except CALL_ERRORS as error:
                 failures.append((*_failed_part(module, h, x.detach()), error))
+                is_swapped = is_swapped or _accepts(module, x.detach(), h)
                 continue
             _check_tensor(value)
             if tuple(value.shape[1:]) == candidate:
@@ -100,21 +112,45 @@ def sample_shape(module: Any, x: Any, dtype: Any) -> tuple[int, ...]:
     _, text, reason = max(failures, key=lambda failure: failure[0])
     raise ModelError(
         f"module of {NAME}: expected it to accept x of shape {tuple(x.shape)} and a state of that "
-        f"shape or of a vector for each sample, but {text}. Check the shape of x, or pass "
-        "state_shape= to mfdeq.torch_layer if the state has another one"
+        f"shape or of a vector for each sample, but {text}. {SWAPPED if is_swapped else SHAPES}"
     ) from reason
 
 
 def check_call(module: Any, h: Any, x: Any) -> None:
-    """Raise `ModelError` if the module cannot be called with states and samples of these shapes."""
+    """Raise `ModelError` if the module cannot be called with states and samples of these shapes.
+
+    It must accept any number of samples: it is called with theirs and with twice as many.
+    """
     try:
         value = module(h, x)
-    except (RuntimeError, ValueError, IndexError) as error:
+    except CALL_ERRORS as error:
         raise ModelError(
             f"module of {NAME}: expected it to accept a state of shape {tuple(h.shape)} and x of "
-            f"shape {tuple(x.shape)}, but {_failed_part(module, h, x)[1]}"
+            f"shape {tuple(x.shape)}, but {_failed_part(module, h, x)[1]}. "
+            f"{SWAPPED if _accepts(module, x, h) else SHAPES}"
         ) from error
     _check_tensor(value)
+    try:
+        module(torch.cat([h, h]), torch.cat([x, x]))
+    except CALL_ERRORS as error:
+        raise ModelError(
+            f"module of {NAME}: expected it to accept any number of samples along the first axis "
+            f"of x, got an error for {2 * len(x)} like the {len(x)} of x of shape "
+            f"{tuple(x.shape)}: {_first_line(error)}. {SAMPLES}"
+        ) from error
+
+
+def _accepts(module: Any, *inputs: Any) -> bool:
+    """Whether a module accepts some inputs."""
+    try:
+        module(*inputs)
+    except CALL_ERRORS:
+        return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0]
 
 
 def _check_tensor(value: Any) -> None:
@@ -145,8 +181,8 @@ def _failed_part(module: Any, h: Any, x: Any) -> tuple[int, str]:
     ]
     try:
         module(h, x)
-    except (RuntimeError, ValueError, IndexError) as error:
-        reason = str(error).split("\n")[0]
+    except CALL_ERRORS as error:
+        reason = _first_line(error)
     finally:
         for hook in hooks:
             hook.remove()
@@ -183,7 +219,10 @@ def check_independence(module: Any, residual: Residual, h: Any) -> None:
     elif changed:
         reason = "changes its buffers, as BatchNorm does in training"
     elif float((values[0] - among).abs().max()) > bound:
-        reason = "lets the samples of a batch depend on each other, as BatchNorm does"
+        reason = (
+            "lets the samples of a batch depend on each other, as BatchNorm does, and attention if "
+            "x is one sample (pass x[None])"
+        )
     if reason:
         raise ModelError(
             f"module of {NAME} {reason}, so that no sample has an equilibrium of its own. Put "

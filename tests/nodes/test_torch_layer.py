@@ -444,6 +444,29 @@ def test_wrong_inputs_are_refused_in_words():
         layer(x)
 
 
+def test_one_sample_without_an_axis_of_samples_is_told_to_have_one(layer):
+    x = inputs()
+    layer(x)
+    one = mfdeq.torch_layer(Cell(N)).double()
+    for used in (layer, one):
+        with pytest.raises(
+            mfdeq.ModelError, match=r"number of samples.*shape \(3,\).*x\[None\]"
+        ):
+            used(x[0])
+    close(one(x[0][None]), unrolled(one.module, x[:1]), 1e-9)
+
+
+@pytest.mark.parametrize("state_shape", [None, (N,)])
+def test_a_module_with_its_arguments_in_the_other_order_is_told_the_order(state_shape):
+    class Swapped(Cell):
+        def forward(self, x, h):
+            return super().forward(h, x)
+
+    layer = mfdeq.torch_layer(Swapped(N), state_shape=state_shape).double()
+    with pytest.raises(mfdeq.ModelError, match=r"other order: it is called as module\(h, x\)"):
+        layer(inputs())
+
+
 @pytest.mark.parametrize("state_shape", [None, (X,)])
 def test_a_module_that_returns_no_tensor_is_refused(state_shape):
     class Pair(torch.nn.Module):
