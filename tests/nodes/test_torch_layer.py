@@ -449,9 +449,7 @@ def test_one_sample_without_an_axis_of_samples_is_told_to_have_one(layer):
     layer(x)
     one = mfdeq.torch_layer(Cell(N)).double()
     for used in (layer, one):
-        with pytest.raises(
-            mfdeq.ModelError, match=r"number of samples.*shape \(3,\).*x\[None\]"
-        ):
+        with pytest.raises(mfdeq.ModelError, match=r"number of samples.*shape \(3,\).*x\[None\]"):
             used(x[0])
     close(one(x[0][None]), unrolled(one.module, x[:1]), 1e-9)
 
