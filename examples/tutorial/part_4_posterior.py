@@ -46,9 +46,9 @@ fit = mfdeq.minimize(F, np.zeros(n * n))
 # Data against prior
 # ------------------
 #
-# ``eigsh(H, M=prior)`` solves :math:`H x = \mu R x`, where :math:`H` is the Hessian of the misfit
-# and :math:`R` the precision of the prior. A direction with :math:`\mu > 1` is determined by the
-# data, one with :math:`\mu < 1` by the prior. Each value comes with a bound on its error.
+# ``eigsh(H, M=precision)`` solves :math:`H x = \mu R x`, where :math:`H` is the Hessian of the
+# misfit and :math:`R` the precision of the prior. A direction with :math:`\mu > 1` is determined by
+# the data, one with :math:`\mu < 1` by the prior. Each value comes with a bound on its error.
 
 precision = mfdeq.Precision(R)
 H = fit.equilibrium.hessian(misfit)

@@ -67,7 +67,9 @@ def field(
     places = sum(place is not None for place in (shape, triangulation, points))
     if places != 1:
         raise ArgumentError(
-            f"field: expected exactly one of shape, triangulation and points, got {places}"
+            "places of the parameters: expected exactly one of shape=(ny, nx), triangulation= and "
+            f"points=, got {places}. For parameters on a line pass points=x, such as "
+            f"numpy.arange({z.size})"
         )
     if points is not None and _on_host(points, "points").shape == z.shape:
         return _on_line(z, _on_host(points, "points"), ax, style)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 from ..arrays.backend import Array, Backend, check_block, is_dense, is_sparse, native, shape_of
 from ..arrays.collective import collective
-from ..errors import ArgumentError
+from ..errors import ArgumentError, short_repr
 from ..locks import cached_property
+from ..models.quadratic_losses import QuadraticPrior
 from ..operators.dot_tests import check_symmetric
 from ..operators.matrix_operator import Diagonal
 from ..operators.operator import Operator, SelfAdjoint
@@ -22,6 +24,8 @@ from .covariances import (
     indefinite,
 )
 from .metric import Euclidean, Metric
+
+EXPECTED_R = "the precision R: expected a square matrix or operator, or its diagonal"
 
 
 class Precision(SelfAdjoint, Metric):
@@ -332,12 +336,15 @@ class _CovarianceOperator(SelfAdjoint):
 
 def _square_shape(R: Any) -> tuple[int, int]:
     """Return the shape (P, P) of R, which may be given by its diagonal."""
+    if isinstance(R, QuadraticPrior):
+        raise ArgumentError(
+            f"{EXPECTED_R}, got a QuadraticPrior: pass its precision, prior.precision"
+        )
+    if isinstance(R, Real):
+        raise ArgumentError(f"{EXPECTED_R}, got {R!r}: pass the diagonal, numpy.full(P, {R!r})")
     shape = tuple(shape_of(R))
     if len(shape) == 1 and is_dense(R):
         shape = 2 * shape
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
-        raise ArgumentError(
-            "the precision R: expected a square matrix or operator, or its diagonal, got "
-            f"{type(R).__name__} of shape {shape}"
-        )
+        raise ArgumentError(f"{EXPECTED_R}, got {short_repr(R)}")
     return shape

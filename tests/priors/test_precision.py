@@ -124,7 +124,15 @@ INVALID = {
     "not symmetric": (lambda: mfdeq.Precision(BASIS), "not symmetric"),
     "not square": (lambda: mfdeq.Precision(np.ones((3, 2))), r"shape \(3, 2\)"),
     "NaN": (lambda: mfdeq.Precision(np.array([1.0, np.nan])), "NaN"),
-    "a number": (lambda: mfdeq.Precision(2.0), "float of shape"),
+    "a number": (lambda: mfdeq.Precision(2.0), r"got 2.0: pass the diagonal, numpy.full\(P, 2.0\)"),
+    "a prior": (
+        lambda: mfdeq.eigsh(np.eye(5), 2, M=mfdeq.QuadraticPrior(np.eye(5))),
+        "got a QuadraticPrior: pass its precision, prior.precision",
+    ),
+    "another loss": (
+        lambda: mfdeq.Precision(mfdeq.LeastSquares(np.arange(2), np.zeros(2))),
+        "or its diagonal, got a LeastSquares",
+    ),
     "no solve": (lambda: mfdeq.Precision(aslinearoperator(DENSE)), "solve="),
     "another's solve": (
         lambda: mfdeq.Precision(aslinearoperator(DENSE), solve=lambda b: b),
