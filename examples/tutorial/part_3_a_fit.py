@@ -50,7 +50,9 @@ misfit = mfdeq.LeastSquares(sensors, data, weights=1 / noise**2)
 # -------
 #
 # 36 values do not determine 400. A prior says what is likely without data: here that neighbouring
-# cells are similar (Tikhonov regularization, in other words). Its precision is a sparse matrix.
+# cells are similar (Tikhonov regularization, in other words). Its precision is a sparse matrix. Its
+# mean is the guess before there are data, and zero by default: here a conductivity of one. Pass
+# ``mean=`` for another guess, as parameters in physical units need.
 
 rough = sp.diags_array([-np.ones(n - 1), np.ones(n - 1)], offsets=[0, 1], shape=(n - 1, n))
 eye = sp.eye_array(n)

@@ -202,7 +202,8 @@ class QuadraticPrior(QuadraticLoss):
         The symmetric precision matrix R, the inverse of the covariance. A number denotes that
         multiple of the identity; zero, no prior.
     mean : float or (P,) array, optional
-        The mean of the prior, by default 0.0.
+        The mean of the prior: the guess before there are data, by default 0.0. Parameters in
+        physical units need one.
 
     Raises
     ------

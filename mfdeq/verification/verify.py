@@ -31,7 +31,8 @@ class Verification(PrintedAsTable):
     ----------
     checks : list of Check
     notes : list of str
-        Which derivatives were not given and so not checked, and where to look first.
+        Which derivatives were not given and so not checked, where to look first, and what to try
+        if a check could not decide for a known reason. It is empty if there is nothing to say.
     verdict : {"PASS", "FAIL", "INCONCLUSIVE"}
         "FAIL" if a check failed, otherwise "INCONCLUSIVE" if one could not decide, otherwise
         "PASS".
