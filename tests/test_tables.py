@@ -75,6 +75,14 @@ def test_html_has_the_rows_and_lines_of_the_text(found, name):
     assert len({len(row) for row in shown.rows}) == 1
 
 
+def test_a_report_of_eigenpairs_shows_the_accuracy_of_each():
+    report = mfdeq.eigsh(np.diag(np.arange(30.0)), k=30).report
+    shown = Cells(report._repr_html_())
+    assert shown.rows[0] == ["residual", "product error"]
+    assert len(shown.rows) == 1 + 20
+    assert shown.lines == ["… 10 more pairs", str(report)]
+
+
 def test_a_minimum_shows_its_steps():
     minimum = mfdeq.minimize(mfdeq.ReducedFunctional(MODEL, LOSS), THETA)
     shown = Cells(minimum._repr_html_())

@@ -11,7 +11,8 @@ from ..arrays.powers_of_two import scaled_by, times_power
 from ..files.checkpoints import Checkpoint, other_run_error
 from ..priors.precision import Precision
 from .counted_operator import CountedOperator
-from .eigenpairs import Eigenpairs, EigenReport
+from .eigen_report import EigenReport
+from .eigenpairs import Eigenpairs
 from .lanczos import Lanczos
 
 BOUND_FACTOR = 3.0  # largest residual of a saved pair, relative to its error bound

@@ -13,7 +13,7 @@ from matplotlib.tri import Triangulation  # noqa: E402
 
 import mfdeq  # noqa: E402
 from mfdeq import plot  # noqa: E402
-from mfdeq.spectrum.eigenpairs import EigenReport  # noqa: E402
+from mfdeq.spectrum.eigen_report import EigenReport  # noqa: E402
 
 __all__ = ["Triangulation", "eigenpairs", "legend", "plot", "plt"]
 
