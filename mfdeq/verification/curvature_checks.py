@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from ..arrays.backend import Array
 from ..models.curvature import CurvatureOperator
+from ..operators.matrix_operator import Diagonal
+from ..operators.operator import Operator
 from .checker import Checker, Error, Natural, exact
 from .taylor_checks import Term
 
@@ -73,6 +75,8 @@ class CurvatureChecker(Checker):
     ) -> None:
         """Check the symmetry of the diagonal blocks, and the adjoint of the mixed one.
 
+        The blocks are taken in the units of the parameters and unknowns: a random vector whose
+        entries are all of size one would move small ones so far that differences lose the others.
         `other` is K with other errors of differences, and `sizes` are those of the terms of the
         gradient over (theta, h).
         """
@@ -83,16 +87,27 @@ class CurvatureChecker(Checker):
         ):
             natural = None if sizes is None else self._natural(sizes, row, column)
             field = block.partition(":")[0]
-            same = None if other is None or other is K else getattr(other, field)
-            check(f"{name}.{block}", getattr(K, field), error, same, natural)
+            op = self._in_units(getattr(K, field), row, column)
+            same = None
+            if other is not None and other is not K:
+                same = self._in_units(getattr(other, field), row, column)
+            check(f"{name}.{block}", op, error, same, natural)
+
+    def _in_units(self, op: Operator, row: int, column: int) -> Operator:
+        """Return a block of a curvature in the units of its rows and columns."""
+        left, right = (
+            Diagonal(self.backend, (self.size_theta, self.size_h)[k]) for k in (row, column)
+        )
+        return left @ op @ right
 
     def _natural(self, sizes: tuple[Array, Array], row: int, column: int) -> Natural:
-        """Return directions for a block that change the equations by their sizes."""
+        """Return directions, in units, for a block that change the equations by their sizes."""
         units = self.size_theta, self.size_h
         y, x = (
-            units[k] * self._random(units[k].shape[0], self.seed + seed)
+            self._random(units[k].shape[0], self.seed + seed)
             for k, seed in ((row, 108), (column, 109))
         )
         vecdot, xp = self.backend.xp.vecdot, self.backend.xp
-        scale = vecdot(xp.abs(y), sizes[row]) + vecdot(xp.abs(x), sizes[column])
+        of_rows, of_columns = units[row] * sizes[row], units[column] * sizes[column]
+        scale = vecdot(xp.abs(y), of_rows) + vecdot(xp.abs(x), of_columns)
         return Natural(y, x, float(scale))

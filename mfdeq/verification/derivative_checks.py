@@ -14,6 +14,7 @@ from ..errors import DerivativeError, is_evaluation_failure
 from ..models.checked_linearization import CheckedLinearization
 from ..models.losses import LossBase
 from ..models.problem import Problem
+from ..operators.matrix_operator import Diagonal
 from ..operators.operator import Operator
 from .checker import TERM_ERROR_FACTOR
 from .curvature_checks import CurvatureChecker
@@ -208,7 +209,9 @@ class DerivativeChecker(CurvatureChecker):
             if given.accuracy[1]:
                 there = self.problem.linearize_for_comparison(h)
                 other = there.curvature(w, check_symmetry=False)
-            self._check_blocks_of_columns("curvature", K, lambda: given.accuracy[1])
+            of_columns = Diagonal(self.backend, self._stack(self.size_theta, self.size_h))
+            in_units = of_columns @ K @ of_columns
+            self._check_blocks_of_columns("curvature", in_units, lambda: given.accuracy[1])
             self._check_block_symmetry("curvature", K, lambda: given.accuracy[1], other, sizes)
         first_error, second_error = given.accuracy
 

@@ -132,3 +132,23 @@ def test_parameters_of_zero_in_a_steep_function_are_given_small_steps(theta):
 
     loss = mfdeq.LeastSquares(np.arange(5), np.zeros(5))
     assert mfdeq.verify(Heated(), np.full(n, theta), loss).verdict == "PASS"
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-6])
+def test_the_unit_of_one_parameter_does_not_hide_second_derivatives(unit):
+    """Of reaction and diffusion in a pellet: the diffusivity is 1e-6 m²/s, or 1 mm²/s."""
+    n, surface, hot = 30, 40.0, 500.0
+
+    def spread(u, outside):
+        left, right = np.r_[u[:1], u[:-1]], np.r_[u[1:], 2 * outside - u[-1:]]
+        return (left - 2 * u + right) * (n / 2e-3) ** 2
+
+    def residual(h, theta):
+        c, T, energy, diffusivity = h[:n], h[n:], theta[0], unit * theta[1]
+        rate = 0.5 * np.exp(theta[2:] - energy / 8.314 * (1 / T - 1 / hot)) * c
+        return np.r_[diffusivity * spread(c, surface) - rate, 0.2 * spread(T, hot) + 1e5 * rate]
+
+    start = np.repeat([surface, hot], n)
+    model = mfdeq.from_function(residual, 2 * n, n + 2, "residual", initial_state=start)
+    theta = np.r_[8e4, 1e-6 / unit, np.zeros(n)]
+    assert mfdeq.verify(model, theta).verdict == "PASS"
