@@ -126,7 +126,7 @@ def torch_layer(
     return TorchLayer(
         module,
         kind,
-        None if state_shape is None else tuple(state_shape),
+        None if state_shape is None else _shape(state_shape),
         solve_options,
         int(at_least(1, order, "order of mfdeq.torch_layer")),
         {"exact": 0, "truncated": count(terms, "terms of mfdeq.torch_layer"), "one_step": 1}[
@@ -134,3 +134,11 @@ def torch_layer(
         ],
         bool(warm_start),
     )
+
+
+def _shape(sizes: Any) -> tuple[int, ...]:
+    """Return the shape of the state of one sample, after checking it."""
+    name = "state_shape of mfdeq.torch_layer"
+    if isinstance(sizes, (tuple, list)):  # torch.Size is a tuple
+        return tuple(count(n, f"each size in {name}") for n in sizes)
+    raise ArgumentError(f"{name}: expected a tuple of sizes, got {short_repr(sizes)}")

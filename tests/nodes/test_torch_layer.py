@@ -306,6 +306,9 @@ def test_autocast_and_bad_arguments_are_refused_in_words(layer):
         mfdeq.torch_layer(lambda h, x: h)
     with pytest.raises(mfdeq.ArgumentError, match='expected "exact" for a residual'):
         mfdeq.torch_layer(Square(), "residual", backward="one_step")
+    for shape in (5, "ab", (0,), (2, 1.5)):
+        with pytest.raises(mfdeq.ArgumentError, match="state_shape of"):
+            mfdeq.torch_layer(Cell(N), state_shape=shape)
     with pytest.raises(mfdeq.ModelError, match="pass state_shape="):
         mfdeq.torch_layer(torch.nn.Bilinear(4, 2, 3))(inputs(dtype=torch.float32))
 
