@@ -47,7 +47,7 @@ class LossOverData:
 
     def gradient(self) -> Array:
         """Return the gradient, (P,)."""
-        return self._accumulate(self.program.gradient)
+        return self._accumulate(self.program.gradient, "gradient")
 
     def products(self, V: Array) -> Array:
         """Return the products with the Hessian, (P, k); the first call checks that they repeat."""
@@ -56,7 +56,7 @@ class LossOverData:
         return self._products(V)
 
     def _products(self, V: Array) -> Array:
-        return self._accumulate(lambda batch: self.program.products(batch, V))
+        return self._accumulate(lambda batch: self.program.products(batch, V), "Hessian's product")
 
     def _check_repeated_product(self) -> None:
         """Raise `ModelError` if the product with a random vector differs when it is repeated."""
@@ -74,18 +74,24 @@ class LossOverData:
             )
         self._is_repeatable = True
 
-    def _accumulate(self, of_batch: Callable[[tuple[Any, ...]], Any]) -> Any:
-        """Return the sum of a function of the batches, or its mean over the samples."""
+    def _accumulate(self, of_batch: Callable[[tuple[Any, ...]], Any], derivative: str = "") -> Any:
+        """Return the sum of a function of the batches, or its mean over the samples.
+
+        Derivatives, whose name is passed, have to be finite.
+        """
         if self.data is None:
             self._check_batch(())
-            return of_batch(())
+            found = of_batch(())
+            return check_finite(found, derivative) if derivative else found
         total: Any = None
         samples = 0
-        for batch in self.data:
+        for number, batch in enumerate(self.data):
             arrays = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
             self._check_batch(arrays)
             size = number_of_samples(arrays) if self.reduction == "mean" else 1
             part = size * of_batch(arrays)
+            if derivative:
+                check_finite(part, f"{derivative} for batch {number}")
             total, samples = part if total is None else total + part, samples + size
         if total is None:
             raise ArgumentError(f"data of {CALLER}: expected at least one batch, got none")
@@ -126,6 +132,20 @@ def check_data(data: Any) -> None:
             f"{name}: expected a list or a DataLoader, which can be iterated for each product, "
             f"got a {type(data).__name__}, which can be iterated once"
         )
+
+
+def check_finite(derivative: Array, name: str) -> Array:
+    """Return a derivative, or raise a `ModelError` that names its first entry without a value."""
+    wrong = ~host.isfinite(derivative).reshape(derivative.shape[0], -1).all(axis=1)
+    if wrong.any():
+        raise ModelError(
+            f"loss of {CALLER}: its {name} holds NaN or infinity for {int(wrong.sum())} of "
+            f"{len(wrong)} parameters, the first of them entry {int(wrong.argmax())}. The loss or "
+            "its derivative has no value there: see H.value(), and avoid roots, norms and "
+            "logarithms of zero",
+            non_finite=True,
+        )
+    return derivative
 
 
 def number_of_samples(batch: Any) -> int:

@@ -316,3 +316,22 @@ def test_hessians_that_change_from_product_to_product_are_refused():
     close(hessian() @ v, hessian() @ v, 1e-12)
     with pytest.raises(mfdeq.ModelError, match="drop_last"):
         hessian(drop_last=True) @ v
+
+
+def test_derivatives_that_are_not_finite_are_errors_that_name_the_batch():
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    jnp = pytest.importorskip("jax", reason="the jax extra is not installed").numpy
+    x = np.array([[1.0, 1.0], [0.0, 0.0]])
+    theta = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    by_torch = mfdeq.hessian_of(
+        lambda x: (x @ theta).sum().sqrt(), [theta], [torch.tensor(x[:1]), torch.tensor(x[1:])]
+    )
+    by_jax = mfdeq.hessian_of(
+        lambda theta, x: jnp.sqrt(jnp.sum(x @ theta)), jnp.ones(2), [x[:1], x[1:]]
+    )
+    for H in (by_torch, by_jax):
+        with pytest.raises(mfdeq.ModelError, match=r"for batch 1 holds NaN .* entry 0\."):
+            H @ np.ones(2)
+        with pytest.raises(mfdeq.ModelError, match="its gradient for batch 1 holds NaN"):
+            H.gradient()
+        assert np.isfinite(H.value())
