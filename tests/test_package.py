@@ -75,6 +75,14 @@ def test_importing_mfdeq_loads_no_dependency():
     assert packages - sys.stdlib_module_names <= {"mfdeq", "array_api_compat"}
 
 
+def test_the_folder_that_contains_a_clone_does_not_hide_the_package(tmp_path):
+    (tmp_path / mfdeq.__name__).symlink_to(ROOT)
+    (tmp_path / "script.py").write_text("import mfdeq\nprint(mfdeq.__version__)\n")
+    command = [sys.executable, "script.py"]
+    out = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert out.stdout.strip() == mfdeq.__version__, out.stderr
+
+
 def test_a_solve_loads_only_what_it_needs():
     script = inspect.getsource(mfdeq.FixedPointModel).partition("Examples")[2].partition('"""')[0]
     lines = [line.strip()[4:] for line in script.splitlines() if line.strip()[:3] in (">>>", "...")]
