@@ -19,10 +19,14 @@ class Metric(ABC):
         The array library of the vectors.
     is_identity : bool
         Whether R = I, for which a vector is its own dual.
+    root_diagonal : (P,) array or None
+        The square roots of the diagonal of R, which has the inverse units of the parameters; None
+        where its entries are not known, or R = I.
     """
 
     backend: Backend
     is_identity = False
+    root_diagonal: Array | None = None
 
     @abstractmethod
     def apply(self, x: Array) -> Array:

@@ -140,6 +140,19 @@ class Precision(SelfAdjoint, Metric):
             return self.backend.sparse.diags(self.R.diagonal).tocsr()
         return self.R.array
 
+    @cached_property
+    def root_diagonal(self) -> Array | None:
+        """The square roots of the diagonal of R; None if R is known by its products only."""
+        R = self.R
+        if isinstance(R, Diagonal):
+            diagonal = R.diagonal
+        elif self._is_matrix:
+            sparse = is_sparse(R.array)
+            diagonal = R.array.diagonal() if sparse else self.backend.xp.linalg.diagonal(R.array)
+        else:
+            return None
+        return self.backend.xp.sqrt(self.backend.asarray(diagonal))
+
     def _apply(self, x: Array) -> Array:
         return self.R._apply(x)
 

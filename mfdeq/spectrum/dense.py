@@ -21,12 +21,14 @@ def dense_eigenvectors(H: CountedOperator, k: int, which: str) -> tuple[Array, f
         )
     eye = H.backend.eye(P, P)
     dense, solve = array_on_host(H(eye)), host.linalg.solve
-    if not H.metric.is_identity:  # L^-1 H L^-T, M = L L'
-        L = host.linalg.cholesky(array_on_host(H.metric.apply(eye)))
-        dense = solve(L, solve(L, dense).T)
+    if not H.metric.is_identity:  # L^-1 H L^-T, M = L L', both in units in which M has ones
+        M = array_on_host(H.metric.apply(eye))
+        units = host.sqrt(host.diagonal(M))
+        L = host.linalg.cholesky(M / units[:, None] / units)
+        dense = solve(L, solve(L, dense / units[:, None] / units).T)
     values, vectors = host.linalg.eigh(0.5 * (dense + dense.T))
     if not H.metric.is_identity:
-        vectors = solve(L.T, vectors)
+        vectors = solve(L.T, vectors) / units[:, None]
     vectors = vectors[:, select_wanted(values, k, which)]
     return H.backend.from_host(vectors, eye.shape[0]), float(abs(values).max())
 

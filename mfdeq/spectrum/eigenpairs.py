@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..arrays.backend import Array, Backend, array_on_host, host
+from ..arrays.kernels import scale_rows
 from ..arrays.powers_of_two import scaled_by, times_power
 from ..errors import ArgumentError, ConvergenceError
 from ..priors.metric import Metric
@@ -270,10 +271,14 @@ def orthonormalize(metric: Metric, X: Array) -> tuple[Array, Array]:
 
     Q has as many columns as X. If X is rank deficient, Q has further directions.
     """
-    xp = metric.backend.xp
+    xp, units = metric.backend.xp, metric.root_diagonal
+    if units is not None:  # else the QR factorization adds entries of different units
+        X = scale_rows(units, X)
     X, _ = xp.linalg.qr(X)
     if metric.is_identity:
         return X, X
+    if units is not None:
+        X = scale_rows(1.0 / units, X)
     for _ in range(2):  # Cholesky QR twice, since once loses digits if R is ill-conditioned
         L = xp.linalg.cholesky(X.T @ metric.apply(X))
         X = xp.matrix_transpose(xp.linalg.solve(L, X.T))

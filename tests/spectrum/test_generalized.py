@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.sparse as sp
 from benchmarks.problems import Diffusion
 from scipy.sparse.linalg import aslinearoperator
 from support.generalized_problems import (
@@ -136,3 +137,19 @@ def test_bounds_include_the_rounding_of_solves(condition, seed, which):
     assert np.all(residuals <= pairs.error_bounds)
     true = scipy.linalg.eigh(H, M, eigvals_only=True)
     assert np.all(abs(true[:, None] - pairs.values).min(axis=0) <= pairs.error_bounds)
+
+
+@pytest.mark.parametrize("form", ["diagonal", "dense", "sparse"])
+@pytest.mark.parametrize("n", [20, 100])
+def test_eigenvalues_do_not_depend_on_units(n, form):
+    """By the dense method and by Lanczos, with sizes from 1e-9 to 1e5."""
+    rng = np.random.default_rng(0)
+    sizes = 10.0 ** rng.permutation(np.linspace(-9.0, 5.0, n))
+    A = rng.standard_normal((n, n))
+    A = A @ A.T
+    inverse = 1 / sizes**2
+    M = {"diagonal": inverse, "dense": np.diag(inverse), "sparse": sp.diags(inverse).tocsr()}[form]
+    pairs = mfdeq.eigsh(A / np.outer(sizes, sizes), k=3, M=M)
+    np.testing.assert_allclose(pairs.values, np.linalg.eigvalsh(A)[-3:], rtol=1e-6)
+    gram = (pairs.vectors / sizes[:, None]).T @ (pairs.vectors / sizes[:, None])
+    np.testing.assert_allclose(gram, np.eye(3), atol=1e-10)
