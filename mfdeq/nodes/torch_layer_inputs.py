@@ -116,13 +116,14 @@ def sample_shape(module: Any, x: Any, dtype: Any) -> tuple[int, ...]:
     ) from reason
 
 
-def check_call(module: Any, h: Any, x: Any) -> None:
+def check_call(module: Any, h: Any, x: Any, call: Any) -> None:
     """Raise `ModelError` if the module cannot be called with states and samples of these shapes.
 
-    It must accept any number of samples: it is called with theirs and with twice as many.
+    It must accept any number of samples: it is called with theirs and with twice as many. `call` is
+    the module, or that with other parameters.
     """
     try:
-        value = module(h, x)
+        value = call(h, x)
     except CALL_ERRORS as error:
         raise ModelError(
             f"module of {NAME}: expected it to accept a state of shape {tuple(h.shape)} and x of "
@@ -131,7 +132,7 @@ def check_call(module: Any, h: Any, x: Any) -> None:
         ) from error
     _check_tensor(value)
     try:
-        module(torch.cat([h, h]), torch.cat([x, x]))
+        call(torch.cat([h, h]), torch.cat([x, x]))
     except CALL_ERRORS as error:
         raise ModelError(
             f"module of {NAME}: expected it to accept any number of samples along the first axis "
@@ -214,10 +215,10 @@ def check_independence(module: Any, residual: Residual, h: Any) -> None:
                 b.copy_(copy)
     bound = REPEATED_ROUNDINGS * torch.finfo(h.dtype).eps * float(values[0].abs().max())
     reason = ""
-    if float((values[0] - values[1]).abs().max()) > bound:
+    if changed:
+        reason = "changes its buffers, as BatchNorm and spectral_norm do in training"
+    elif float((values[0] - values[1]).abs().max()) > bound:
         reason = "draws random numbers, as dropout does in training"
-    elif changed:
-        reason = "changes its buffers, as BatchNorm does in training"
     elif float((values[0] - among).abs().max()) > bound:
         reason = (
             "lets the samples of a batch depend on each other, as BatchNorm does, and attention if "

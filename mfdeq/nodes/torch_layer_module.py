@@ -197,7 +197,7 @@ class TorchLayer(torch.nn.Module):
         h, factor, converged = flat, None, torch.zeros(B, dtype=torch.bool)
         self.report, methods = BatchReport("mfdeq.solve"), self._methods(flat)
         try:
-            self._check(residual, x, flat, start)
+            self._check(module, residual, x, flat, start)
             for i, iterate in enumerate(methods):
                 before = self.report.method if i else ""
                 h, converged, factor, self.report = iterate(residual, h, rtol, max_iterations)
@@ -256,12 +256,12 @@ class TorchLayer(torch.nn.Module):
             h[i] = solve_sample(function, self.kind, start[i], self.options, name)
         return h
 
-    def _check(self, residual: Any, x: Any, flat: Any, start: Any) -> None:
+    def _check(self, module: Any, residual: Any, x: Any, flat: Any, start: Any) -> None:
         """Check that the module can be solved: again for new shapes, and if its mode changes."""
         shapes = (tuple(x.shape[1:]), tuple(start.shape[1:]), start.dtype)
         modes = tuple(part.training for part in self.module.modules())
         if shapes not in self._called:
-            check_call(self.module, start, x)
+            check_call(self.module, start, x, module)
             self._called.add(shapes)
         if modes != self._checked:
             check_independence(self.module, residual, flat)

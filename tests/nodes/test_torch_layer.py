@@ -549,3 +549,35 @@ def test_memory_is_constant_over_a_thousand_steps(n):
     assert sizes[1] <= sizes[0] + 10_000  # bytes; a state a step would be 150,000 more
     assert counts[2] <= counts[0] + 100
     assert counts[3] <= counts[1] + 50_000  # bytes; one step's graph is larger
+
+
+def test_an_ensemble_of_layers_is_solved_by_vmap():
+    layers = [mfdeq.torch_layer(Cell()).double() for _ in range(2)]
+    with torch.no_grad():
+        layers[1].module.input.weight.mul_(2.0)
+    stacked, _ = torch.func.stack_module_state(layers)
+    x = inputs()
+
+    def of_one(parameters):
+        return torch.func.functional_call(layers[0], parameters, (x,))
+
+    close(torch.vmap(of_one)(stacked), torch.stack([layer(x) for layer in layers]), 1e-9)
+    gradients = torch.vmap(torch.func.grad(lambda p: of_one(p).pow(2).sum()))(stacked)
+    for i, layer in enumerate(layers):
+        layer.zero_grad()
+        layer(x).pow(2).sum().backward()
+        for name, p in layer.named_parameters():
+            close(gradients[name][i], p.grad, 1e-8)
+
+
+def test_a_module_that_changes_its_buffers_is_not_said_to_be_random():
+    class Normed(Cell):
+        def __init__(self):
+            super().__init__()
+            self.state = torch.nn.utils.parametrizations.spectral_norm(self.state)
+
+    layer = mfdeq.torch_layer(Normed()).double()
+    with pytest.raises(mfdeq.ModelError, match="changes its buffers, as BatchNorm and spectral"):
+        layer(inputs())
+    layer.eval()
+    assert layer(inputs()).isfinite().all()
