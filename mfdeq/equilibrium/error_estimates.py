@@ -89,7 +89,8 @@ def warn_of_error(name: str, relative: float, order: int, corrections: Correctio
     if not causes:
         causes.append(
             "A is so ill-conditioned that rounding errors are this large: rescale the unknowns and "
-            "equations, or move the parameters away from where A is singular"
+            "equations, or move the parameters away from where A is singular; or the loss changes "
+            "from call to call: draw no random numbers in it, or pass mfdeq.Loss with derivatives"
         )
     warn(
         f"{name} has an estimated relative error of {relative:.1e}, since "

@@ -332,3 +332,11 @@ def test_losses_on_cupy_agree_with_numpy(separable):
         return *loss.gradients(h, theta), loss.curvature_operator(h, theta) @ xp.linspace(-1, 1, 8)
 
     assert_cupy_agrees_with_numpy(compute)
+
+
+def test_the_warning_of_a_noisy_loss_names_the_loss():
+    model = mfdeq.from_function(lambda h, theta: 0.4 * np.cos(h) + theta, 3, 3, kind="map")
+    noise = np.random.default_rng(0).standard_normal
+    loss = mfdeq.loss_from_function(lambda h, theta: h @ h * (1.0 + 1e-3 * noise()), 3, 3)
+    with pytest.warns(mfdeq.AccuracyWarning, match="the loss changes from call to call"):
+        mfdeq.solve(model, np.full(3, 0.3)).gradient(loss)
