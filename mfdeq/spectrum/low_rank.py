@@ -52,13 +52,14 @@ class LowRank(SelfAdjoint):
     AccuracyWarning
         If `error` is more than 0.1, because the eigenvalues that were left out are not small
         compared with one, or the pairs are not accurate enough. The covariance is then still a
-        preconditioner. `samples`, `variances` and information gains warn again.
+        preconditioner. `samples`, `variances` and information gains warn again. Also if H is that
+        of a loss that contains the prior, which then counts twice.
 
     Raises
     ------
     ArgumentError
-        If the pairs are not of a generalized problem, or H is that of a loss that contains the
-        prior, or 1 + mu is not positive, since H + R is then not positive definite.
+        If the pairs are not of a generalized problem, or 1 + mu is not positive, since H + R is
+        then not positive definite.
 
     Notes
     -----
@@ -99,10 +100,11 @@ class LowRank(SelfAdjoint):
                 f"precision, got {type(pairs).__name__} without a precision"
             )
         if pairs.contains_prior:
-            raise ArgumentError(
+            warn(
                 "pairs: expected eigenpairs of the Hessian of the misfit alone, got those of a "
-                "loss that contains the prior of precision R, which would count twice. Use "
-                "mfdeq.eigsh(eq.hessian(misfit), k, M=R)"
+                "loss that contains the prior of precision R, which counts twice: variances are "
+                "too small. Use mfdeq.eigsh(eq.hessian(misfit), k, M=R)",
+                AccuracyWarning,
             )
         return super().__new__(cls, pairs.precision)
 
