@@ -12,9 +12,10 @@ from ...operators.operator import Operator
 from ..operands import matrix_of
 
 MAX_COARSE = 400  # unknowns of a level that PyAMG does not coarsen further
-# Couplings of coarse levels below this part of the diagonal do not make aggregates. In three
-# dimensions all couplings together would: aggregates of forty points, too large to interpolate.
-COARSE_STRENGTH = 0.03
+# Couplings below these parts of the diagonal do not make aggregates, on the finest level, on the
+# second one, and on those below. On coarse levels in three dimensions all couplings together would:
+# aggregates of forty points, too large to interpolate.
+STRENGTHS = (0.0, 0.03, 0.05)
 SMOOTHED = "smoothed_aggregation"
 
 
@@ -44,7 +45,7 @@ def levels_of(
             matrix.tobsr((block_size, block_size)) if block_size > 1 else matrix,
             B=array_on_host(B) if is_dense(B) else B,
             symmetry="hermitian" if symmetric else "nonsymmetric",
-            strength=[("symmetric", {"theta": theta}) for theta in (0.0, COARSE_STRENGTH)],
+            strength=[("symmetric", {"theta": theta}) for theta in STRENGTHS],
             improve_candidates=None,
             max_coarse=MAX_COARSE,
             keep=True,
