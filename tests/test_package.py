@@ -406,7 +406,7 @@ def test_the_conda_environment_has_the_bounds_of_the_package():
 
 def test_examples_pass_where_a_module_is_collected_alone():
     """This one's name is that of a function of its package, as pytest has to leave it."""
-    pytest.importorskip("openmdao", reason="the openmdao extra is not installed")
+    pytest.importorskip("openmdao.api", reason="the openmdao extra is not installed")
     plugin = ["-p", "tests.support.docstring_examples", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", "-q", *plugin, "--doctest-modules"]
     path = "mfdeq/openmdao/from_problem.py"
