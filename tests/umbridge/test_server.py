@@ -303,10 +303,13 @@ def test_names_that_the_user_passes_are_served():
 
 def test_a_server_at_all_addresses_serves_the_one_that_a_connection_reaches():
     with mfdeq.umbridge.serve(model_of_two_unknowns(), port=0, host="0.0.0.0") as server:
-        with socket.create_connection(("127.0.0.2", server.server_address[1])) as connection:
-            for host, status in (("127.0.0.2", b"200"), ("192.0.2.1", b"403")):
-                connection.sendall(f"GET /Info HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-                assert connection.recv(4096).startswith(b"HTTP/1.1 " + status)
+        connection = http.client.HTTPConnection("127.0.0.2", server.server_address[1], timeout=30)
+        for host, status in (("127.0.0.2", 200), ("192.0.2.1", 403)):
+            connection.request("GET", "/Info", headers={"Host": host})
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == status
+        connection.close()
         assert ask(server, "/Info")[0] == 200
 
 
