@@ -428,7 +428,9 @@ def test_a_broken_connection_is_logged_and_no_more(server, caplog, capfd):
         for _ in range(3):
             with socket.create_connection(server.server_address, timeout=30) as connection:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
-                connection.sendall(b"POST /Evaluate HTTP/1.1\r\nContent-Length: 10\r\n\r\n{")
+                connection.sendall(
+                    b"POST /Evaluate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{"
+                )
         assert ask(server, "/Evaluate", request_for("Evaluate", 1))[0] == 200
         deadline = time.monotonic() + 30.0
         while "broke" not in caplog.text and time.monotonic() < deadline:
