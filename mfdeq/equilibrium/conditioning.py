@@ -21,8 +21,8 @@ from ..models.checked_linearization import CheckedLinearization
 from ..models.problem import Problem
 from .smallest_singular import WARNING_DIGITS_SHARE, SmallestSingular, singular_state_error
 
-# Relative to the state, at which R shows its curvature, and above its rounding also where unknowns
-# are close to zero.
+# Relative to the state: a step at which the curvature of R exceeds its rounding, even where
+# unknowns are close to zero.
 CONTRACTION_STEP = 1e-4
 NEGLIGIBLE_CHANGE = 1e-6  # of A^-1 due to the error of the state, relative
 STATE_ERROR_RTOL = 0.03  # relative residual of the solve for the error of the state

@@ -97,7 +97,7 @@ def judge_smallest_singular(
     -------
     smallest : SmallestSingular
     converged : bool
-        Whether the iteration has not ended early.
+        False if the iteration ended early.
     """
     return _iterate(factor, start, scaling, judging=True)
 
@@ -132,8 +132,8 @@ def _iterate(
         if converged and (pair > 0 or n > MAX_EXACT_SIZE):
             break
         if judges and n > MAX_EXACT_SIZE:
-            # |A^-T A^-1 u| of the start is at least its component over the square of sigma, unless
-            # the second solve has not resolved the component of v, which is along / sigma as large.
+            # |A^-T A^-1 u| is at least the component of the start divided by sigma squared, unless
+            # the second solve does not resolve the component of v, which is along / sigma times it.
             component = least_component if start is None else RANDOM_SHARE * least_component
             lower = min(math.sqrt(component * along * back), component * along / judging_rtol)
             found = _unscaled(factor, scaling, sigma, u, v)

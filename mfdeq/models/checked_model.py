@@ -130,13 +130,12 @@ class CheckedModel:
     def initial_state(self, h0: Array | None = None) -> Array:
         """Return `h0` after checking it, or the model's default initial state if it is None."""
         start = self._initial_state(h0)
-        if h0 is None:
-            given = self.backend.any(start != 0.0)
-            self.start_name = (
-                "the start, initial_state of the model"
-                if given
-                else "the start h = 0 (no h0 was given)"
-            )
+        if h0 is not None:
+            self.start_name = "the start h0"
+        elif self.backend.any(start != 0.0):
+            self.start_name = "the start, initial_state of the model"
+        else:
+            self.start_name = "the start h = 0 (no h0 was given)"
         inside = self.inside(start)
         if not bool(self.backend.xp.all(inside)):
             i = int(self.backend.xp.argmin(self.backend.xp.astype(inside, self.backend.xp.int64)))

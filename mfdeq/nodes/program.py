@@ -52,7 +52,7 @@ class Program(ABC):
     backend : Backend
         That of the arrays of numpy.
     loss : callable
-        The function of the user's.
+        The user's function.
     takes_params : bool
         Whether the loss takes the parameters before a batch.
     """

@@ -58,8 +58,8 @@ def hessian_of(
         takes.
     ModelError
         If the loss does not return a scalar that depends on the parameters; at the first product,
-        if the Hessian is another one each time, as with dropout in training mode or with batches of
-        other samples.
+        if the Hessian changes from product to product, as with dropout in training mode or with
+        batches of other samples.
 
     See Also
     --------

@@ -1,4 +1,4 @@
-"""How a computation of eigenpairs went: its products, its accuracy, and what it may have missed."""
+"""The report of an eigenvalue computation: its cost, its accuracy and missing eigenvalues."""
 
 from __future__ import annotations
 

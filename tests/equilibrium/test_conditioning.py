@@ -102,7 +102,7 @@ def test_a_nearly_singular_matrix_takes_few_pairs_and_fewer_along_a_path():
     eq = mfdeq.solve(Linear(A), A @ np.ones(60))
     _ = eq.factor
     counts = eq.report.linear
-    assert 4 <= counts.solves + counts.adjoint_solves <= 2 * MAX_SOLVE_PAIRS + 4
+    assert 4 <= counts.solves + counts.adjoint_solves <= 2 * MAX_SOLVE_PAIRS + 2
     assert eq.report.smallest_singular == pytest.approx(1e-9, rel=1e-3)
     F = mfdeq.ReducedFunctional(Linear(A), loss)
     taken = []
