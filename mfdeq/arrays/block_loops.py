@@ -15,6 +15,7 @@ from .jit import FAST_SUMS, njit
 
 Array = Any
 ONE = np.uint64(1)
+STRIDE = np.uint64(16)  # numbers that a vectorized loop takes at once; the rest is slow
 
 
 @njit(fastmath=FAST_SUMS)
@@ -37,18 +38,24 @@ def exchange(M: Array, k: Any, column: Any) -> Any:
 
 @njit(fastmath=FAST_SUMS)
 def factorize(M: Array, pivots: Array, row: Array) -> None:
-    """Replace a block by its LU factors with a unit lower one; `row` is n numbers of scratch."""
+    """Replace a block by its LU factors with a unit lower one; `row` is n numbers of scratch.
+
+    The loop over the columns of a row begins at most a stride early, with zeros, so that its length
+    is a multiple of the stride.
+    """
     n = np.uint64(M.shape[0])
     for k in range(n):
         pivots[k] = exchange(M, k, k)
         inverse = 1.0 / M[k, k]
+        whole = (n - k - ONE + STRIDE - ONE) // STRIDE * STRIDE
+        first = n - whole if whole <= n else n - n
         for j in range(n):
-            row[j] = M[k, j]
+            row[j] = M[k, j] if j > k else 0.0
         for i in range(k + ONE, n):
             multiplier = M[i, k] * inverse
-            M[i, k] = multiplier
-            for j in range(k + ONE, n):
+            for j in range(first, n):
                 M[i, j] -= multiplier * row[j]
+            M[i, k] = multiplier
 
 
 @njit(fastmath=FAST_SUMS)
@@ -149,15 +156,46 @@ def invert(blocks: Array, inverses: Array, singular: Array, start: int, stop: in
             for i in range(n):
                 if i != k:
                     multiplier = M[i, k]
-                    M[i, k] = 0.0
                     for j in range(n):
                         M[i, j] -= multiplier * row[j]
+                    M[i, k] = -multiplier * row[k]  # last: vectors wait for an entry just stored
         for below in range(n):
             column = n - ONE - below
             pivot = pivots[column]
             if pivot != column:
                 for i in range(n):
                     M[i, column], M[i, pivot] = M[i, pivot], M[i, column]
+
+
+@njit(fastmath=FAST_SUMS | {"nnan", "nsz"})  # without which a maximum is not vectorized
+def largest_entries(blocks: Array, rows: Array, columns: Array, start: int, stop: int) -> None:
+    """Find the largest size of an entry in each row and each column, where none is NaN."""
+    n = np.uint64(blocks.shape[1])
+    for s in range(np.uint64(start), np.uint64(stop)):
+        columns[s, :] = 0.0
+        for i in range(n):
+            largest = blocks.dtype.type(0)
+            for j in range(n):
+                largest = max(largest, abs(blocks[s, i, j]))
+            for j in range(n):
+                columns[s, j] = max(columns[s, j], abs(blocks[s, i, j]))
+            rows[s, i] = largest
+
+
+@njit(fastmath=FAST_SUMS)
+def multiply_sizes(blocks: Array, x: Array, products: Array, start: int, stop: int) -> None:
+    """Compute |A| |x| for (blocks, n, k) right-hand sides."""
+    n, columns = np.uint64(x.shape[1]), np.uint64(x.shape[2])
+    sizes = np.empty(n, x.dtype)
+    for s in range(np.uint64(start), np.uint64(stop)):
+        for c in range(columns):
+            for i in range(n):
+                sizes[i] = abs(x[s, i, c])
+            for i in range(n):
+                total = x.dtype.type(0)
+                for j in range(n):
+                    total += abs(blocks[s, i, j]) * sizes[j]
+                products[s, i, c] = total
 
 
 @njit(fastmath=FAST_SUMS)

@@ -65,6 +65,30 @@ def invert(xp: Any, blocks: Array) -> Array:
     return inverses
 
 
+def largest_entries(xp: Any, blocks: Array) -> tuple[Array, Array]:
+    """Return the largest |entry| of each row and of each column of finite (count, n, n) blocks."""
+    if loops_pay(blocks, *blocks.shape[:2]):
+        from . import block_loops
+
+        rows, columns = (numpy.empty(blocks.shape[:2], blocks.dtype) for _ in range(2))
+        _run(block_loops.largest_entries, numpy.ascontiguousarray(blocks), rows, columns)
+        return rows, columns
+    sizes = xp.abs(blocks)
+    return xp.max(sizes, axis=2), xp.max(sizes, axis=1)
+
+
+def multiply_sizes(xp: Any, blocks: Array, x: Array) -> Array:
+    """Return |A| |x| for (count, n, n) blocks and a (count, n, k) array."""
+    if loops_pay(blocks, *blocks.shape[:2]):
+        from . import block_loops
+
+        x = numpy.ascontiguousarray(x, blocks.dtype)
+        products = numpy.empty_like(x)
+        _run(block_loops.multiply_sizes, numpy.ascontiguousarray(blocks), x, products)
+        return products
+    return xp.abs(blocks) @ xp.abs(x)
+
+
 def iterate_powers(xp: Any, blocks: Array, u: Array, steps: int) -> tuple[Array, Array, Array]:
     """Approximate the largest singular value of each of (count, n, n) blocks.
 

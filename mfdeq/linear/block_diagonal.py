@@ -13,7 +13,6 @@ from ..arrays.backend import Array, Backend, array_on_host, host
 from ..arrays.sparse import stored_bytes
 from ..errors import ModelError, SingularStateError
 from ..locks import cached_property
-from ..operators.matrix_operator import MAX_KEPT_DENSE_SIZES
 from ..operators.operator import Operator
 from ..operators.user_operators import backend_of
 from ..report import LinearCounts
@@ -108,17 +107,9 @@ class BlockDiagonal(Operator):
 
     def abs_apply(self, x: Array) -> Array:
         """Return |A| |x|."""
-        return multiply_blocks(self.backend, self.sizes, self.backend.xp.abs(x))
-
-    @property
-    def sizes(self) -> Array:
-        """|A|, block by block, which is kept if it is small."""
-        small = self.blocks.size <= MAX_KEPT_DENSE_SIZES
-        return self._sizes if small else self.backend.xp.abs(self.blocks)
-
-    @cached_property
-    def _sizes(self) -> Array:
-        return self.backend.xp.abs(self.blocks)
+        parts = self.backend.xp.reshape(x, (*self.blocks.shape[:2], -1))
+        products = dense_blocks.multiply_sizes(self.backend.xp, self.blocks, parts)
+        return self.backend.xp.reshape(products, x.shape)
 
     def identity_minus(self, in_place: bool = False) -> Operator:
         """Return I - J in blocks."""
@@ -240,12 +231,12 @@ def multiply_blocks(backend: Backend, blocks: Array, x: Array) -> Array:
 
 def _equilibrated(A: BlockDiagonal) -> Scaling:
     """Return powers of two by which the largest entries of rows and columns are about one."""
-    xp, sizes = A.backend.xp, A.sizes
-    rows, columns = xp.max(sizes, axis=2), xp.max(sizes, axis=1)
+    xp = A.backend.xp
+    rows, columns = dense_blocks.largest_entries(xp, A.blocks)
     if all(_is_balanced(xp, x) for x in (rows, columns)):
         return Scaling()
     rows = _inverse_power(xp, rows)
-    columns = _inverse_power(xp, xp.max(rows[:, :, None] * sizes, axis=1))
+    columns = _inverse_power(xp, xp.max(rows[:, :, None] * xp.abs(A.blocks), axis=1))
     return Scaling(xp.reshape(rows, (-1,)), xp.reshape(columns, (-1,)))
 
 

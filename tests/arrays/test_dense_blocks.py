@@ -60,6 +60,30 @@ def test_newton_steps_solve_with_each_block(dtype, identity_minus, threads):
         np.testing.assert_allclose(found, expected, rtol=100 * tolerance)
 
 
+@pytest.mark.parametrize("n", [2, 15, 16, 17, 40])  # around the strides of vectorized loops
+def test_newton_steps_solve_with_blocks_of_any_size(n):
+    J, R = blocks("float64", n=n), rows("float64", n=n)
+    step = dense_blocks.CompiledStep(R, J, np.ones_like(R), False)
+    np.testing.assert_allclose((J @ step.D[:, :, None])[:, :, 0], R, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 5, 33])
+def test_sizes_of_entries_are_those_of_numpy(dtype, n, monkeypatch):
+    M, x = blocks(dtype, n=n), np.random.default_rng(4).standard_normal((7, n, 2)).astype(dtype)
+    M = np.swapaxes(M, 1, 2)
+    found = []
+    for by_loops in (True, False):
+        if not by_loops:
+            monkeypatch.setattr(dense_blocks, "loops_pay", lambda *_: False)
+        found.append((*dense_blocks.largest_entries(np, M), dense_blocks.multiply_sizes(np, M, x)))
+    expected = abs(M).max(axis=2), abs(M).max(axis=1), abs(M) @ abs(x)
+    for both in zip(*found, expected, strict=True):
+        for values in both[:2]:
+            assert values.dtype == dtype
+            np.testing.assert_allclose(values, both[2], rtol=TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize("bad", [0.0, np.nan])
 def test_a_step_of_a_singular_block_is_not_finite_and_leaves_the_others(bad):
     J, R, sizes = blocks("float64"), rows("float64"), np.ones((7, 5))
