@@ -38,7 +38,7 @@ def loops_pay(like: Array, count: int, size: int) -> bool:
     )
 
 
-def _run(loop: Callable[..., None], *arguments: Any) -> None:
+def run(loop: Callable[..., None], *arguments: Any) -> None:
     """Call a loop for all blocks, which threads share."""
     count, threads = arguments[0].shape[0], parallel.threads()
     step = max(1, -(-count // (PARTS * threads if threads > 1 else 1)))
@@ -59,7 +59,7 @@ def invert(xp: Any, blocks: Array) -> Array:
     from . import block_loops
 
     inverses, singular = numpy.empty(blocks.shape, blocks.dtype), numpy.zeros(len(blocks), bool)
-    _run(block_loops.invert, blocks, inverses, singular)
+    run(block_loops.invert, blocks, inverses, singular)
     if singular.any():
         raise numpy.linalg.LinAlgError("Singular matrix")
     return inverses
@@ -71,7 +71,7 @@ def largest_entries(xp: Any, blocks: Array) -> tuple[Array, Array]:
         from . import block_loops
 
         rows, columns = (numpy.empty(blocks.shape[:2], blocks.dtype) for _ in range(2))
-        _run(block_loops.largest_entries, numpy.ascontiguousarray(blocks), rows, columns)
+        run(block_loops.largest_entries, numpy.ascontiguousarray(blocks), rows, columns)
         return rows, columns
     sizes = xp.abs(blocks)
     return xp.max(sizes, axis=2), xp.max(sizes, axis=1)
@@ -84,7 +84,7 @@ def multiply_sizes(xp: Any, blocks: Array, x: Array) -> Array:
 
         x = numpy.ascontiguousarray(x, blocks.dtype)
         products = numpy.empty_like(x)
-        _run(block_loops.multiply_sizes, numpy.ascontiguousarray(blocks), x, products)
+        run(block_loops.multiply_sizes, numpy.ascontiguousarray(blocks), x, products)
         return products
     return xp.abs(blocks) @ xp.abs(x)
 
@@ -114,7 +114,7 @@ def iterate_powers(xp: Any, blocks: Array, u: Array, steps: int) -> tuple[Array,
 
         blocks, u = numpy.ascontiguousarray(blocks), numpy.array(u)
         v, values = numpy.empty_like(u), numpy.empty(len(u), u.dtype)
-        _run(block_loops.iterate_powers, blocks, steps, u, v, values)
+        run(block_loops.iterate_powers, blocks, steps, u, v, values)
         return u, v, values
 
     def normalized(x: Array) -> tuple[Array, Array]:
@@ -155,7 +155,7 @@ class CompiledStep:
         given = (numpy.ascontiguousarray(x, J.dtype) for x in (J, R, sizes))
         J, R, sizes = given
         results = self._factors, self._pivots, self.D, self.terms, self.wide
-        _run(block_loops.newton_steps, J, R, sizes, identity_minus, *results)
+        run(block_loops.newton_steps, J, R, sizes, identity_minus, *results)
 
     def solve(self, b: Array) -> Array:
         """Return A^-1 b for a (count, n, k) array, which is not finite where A is singular."""
@@ -163,5 +163,5 @@ class CompiledStep:
 
         b = numpy.ascontiguousarray(b, self._factors.dtype)
         X = numpy.empty(b.shape, b.dtype)
-        _run(block_loops.solve, b, self._factors, self._pivots, X)
+        run(block_loops.solve, b, self._factors, self._pivots, X)
         return X

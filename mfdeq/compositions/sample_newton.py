@@ -13,8 +13,9 @@ from ..arrays.backend import Array, array_on_host, host
 from ..forward import ConvergenceMonitor, ModelMethod
 from ..linear import Solver
 from ..models.problem import Problem
+from .sample_measures import Level, measure, norms
 from .sample_results import SampleResults
-from .sample_sizes import Level, SampleSizes, norms, ratio
+from .sample_sizes import SampleSizes
 from .sample_steps import ChordStep, SampleEvaluations, SampleStep
 
 SUFFICIENT_DECREASE = 1e-4  # constant of the Armijo condition on the level
@@ -127,10 +128,10 @@ class _Iteration:
     def judge(self) -> bool:
         """Judge the corrections of the active samples, and return whether any is left active."""
         xp, monitor = self.xp, self.monitor
-        self.D = xp.where(self.active[:, None], self.linear.D, self.D)
+        self.D = self._select(self.active, self.linear.D, self.D)
         undefined = self.active & ~xp.isfinite(xp.sum(self.D, axis=1))
         self._fail(undefined, "its derivative A is singular at an iterate")
-        self.D = xp.where(undefined[:, None], xp.zeros_like(self.D), self.D)
+        self.D = self._select(~undefined, self.D, xp.zeros_like(self.D))
         self.terms = terms = self.linear.terms
         self.largest_terms = xp.maximum(self.largest_terms, xp.maximum(terms, xp.abs(self.R)))
         floor = self.sizes.floor(terms)
@@ -138,23 +139,28 @@ class _Iteration:
         sizes = self.sizes.of(self.H)
         scale = self.problem.residual_scale(self.evaluations.flat(self.H))
         scale = terms if scale is None else self.evaluations.rows(scale)
-        size, change = xp.abs(self.R), xp.abs(self.D)
-        within = size <= floor
-        at_floor = xp.all(within, axis=1)
-        satisfied = xp.all((size <= monitor.rtol * scale) | within, axis=1)
-        settled = change <= monitor.step_rtol * sizes
-        exact = rounded = xp.all(settled, axis=1)
-        if self.backend.any(self.active & at_floor & ~exact):
-            effect = self._effect(floor)
-            rounded = exact | (at_floor & xp.all(settled | (change <= effect), axis=1))
-        ratios = ratio(xp, size, xp.where(scale > 0.0, scale, xp.maximum(terms, size)))
+        found = measure(
+            xp,
+            self.R,
+            self.D,
+            terms=terms,
+            scale=scale,
+            sizes=sizes,
+            floor=floor,
+            rtols=(monitor.rtol, monitor.step_rtol, max(monitor.rtol, self.backend.eps)),
+        )
+        rounded = found.settled
+        if self.backend.any(self.active & found.at_floor & ~rounded):
+            change = xp.abs(self.D)
+            small = (change <= monitor.step_rtol * sizes) | (change <= self._effect(floor))
+            rounded = rounded | (found.at_floor & xp.all(small, axis=1))
         self.earlier_ratios = [*self.earlier_ratios, self.ratios][-2:] if self.recent else []
-        self.ratios = xp.where(self.active, xp.max(ratios, axis=1), self.ratios)
-        converged = self.active & satisfied & rounded
+        self.ratios = xp.where(self.active, found.ratios, self.ratios)
+        converged = self.active & found.satisfied & rounded
         if self.backend.any(converged):
-            relative = xp.max(ratio(xp, change, sizes), axis=1)
-            self.corrections = xp.where(converged, relative, self.corrections)
-            self.by_rounding |= self.backend.any(converged & (~exact | ~self._within(size, scale)))
+            self.corrections = xp.where(converged, found.corrections, self.corrections)
+            exact = found.settled & found.within
+            self.by_rounding |= self.backend.any(converged & ~exact)
             self.doubtful |= self._may_be_singular(converged)
             self.converged = self.converged | converged
             self.active = self.active & ~converged
@@ -166,8 +172,11 @@ class _Iteration:
             )
         return self.backend.any(self.active)
 
-    def _within(self, size: Array, scale: Array) -> Array:
-        return self.xp.all(size <= max(self.monitor.rtol, self.backend.eps) * scale, axis=1)
+    def _select(self, which: Array, rows: Array, others: Array) -> Array:
+        """Return the given rows in some samples, and other rows in the others."""
+        if self.backend.is_numpy and which.all():
+            return rows
+        return self.xp.where(which[:, None], rows, others)
 
     @property
     def tried(self) -> Array:
@@ -203,21 +212,22 @@ class _Iteration:
         for halvings in range(MAX_HALVINGS):
             trial = self.H - lengths[:, None] * self.D
             trial = self.evaluations.limited(self.H, trial)
-            trial = xp.where(pending[:, None], trial, H)
+            trial = self._select(pending, trial, H)
             if halvings == 0 and not chord:
                 following = self._newton_step(trial)
                 R = following.R
             else:
                 R = self.evaluations.residuals(trial)
             defined = xp.isfinite(xp.sum(R, axis=1))
-            H = xp.where((pending & defined)[:, None], trial, H)
+            H = self._select(pending & defined, trial, H)
+            values = self._select(defined, R, xp.zeros_like(R))
             if halvings == 0 and not (
                 self.recent or strict
             ):  # terms that vanish at the start may be large
-                there = xp.abs(xp.where(defined[:, None], R, xp.zeros_like(R)))
+                there = xp.abs(values)
                 level = Level(xp, xp.maximum(terms, there), self.sizes.floor(wide))
                 before = level(self.R)
-            after = level(xp.where(defined[:, None], R, xp.zeros_like(R)))
+            after = level(values)
             decrease = SUFFICIENT_DECREASE * lengths * before
             accepted = pending & defined & (after <= before - decrease)
             if not strict and self.backend.any(pending & defined & ~accepted):
@@ -232,7 +242,7 @@ class _Iteration:
             lengths = xp.where(pending, 0.5 * lengths, lengths)
         moved = active & ~pending & self.active
         self._watch_lengths(moved, lengths)
-        self.H = xp.where(moved[:, None], H, self.H)
+        self.H = self._select(moved, H, self.H)
         self.recent = [*self.recent, self.R][-2:]
         self._settle_stalled(pending & self.active)
         self._continue_from(following, chord, R, halvings, moved)
@@ -269,7 +279,7 @@ class _Iteration:
             "the model has no derivative at an iterate",
         )
         self.linear = following
-        self.R = self.xp.where(moved[:, None], following.R, self.R)
+        self.R = self._select(moved, following.R, self.R)
 
     def _contracts(self, which: Array, R: Array, lengths: Array, sizes: Array) -> Array:
         """Return in which samples the next correction, with the A of this step, is shorter."""

@@ -8,7 +8,8 @@ from typing import Any
 from ..arrays.backend import Array, Backend, array_on_host
 from ..forward import ConvergenceMonitor
 from ..report import SampleReports
-from .sample_sizes import SampleSizes, ratio
+from .sample_measures import ratio
+from .sample_sizes import SampleSizes
 from .sample_steps import SampleEvaluations
 
 MAX_LISTED = 3  # samples that are named in a message

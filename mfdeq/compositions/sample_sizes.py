@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..arrays.backend import Array
 from ..arrays.noise import noise_deviation
 from ..forward.sizes import FALL_RATIO, FLOOR_ROUNDINGS, MAX_NOISE_FACTOR, MIN_FALLS
@@ -38,6 +36,7 @@ class SampleSizes:
         self.largest: Array | None = None  # |h_j| over the iterates after the first step
         self.falls: Array | None = None  # corrections in a row by which an unknown fell
         self.noise: Array | None = None
+        self._known: tuple[Array, Array] | None = None  # states and their sizes, until they change
 
     def of_terms(self, H: Array) -> Array:
         """Return the sizes for the terms of equations, which are at least those of the unknowns."""
@@ -48,8 +47,14 @@ class SampleSizes:
         """Return the sizes of the unknowns: one that has fallen to zero has its largest value."""
         if self.given is not None:
             return self.given
-        size = self.xp.abs(H)
-        return size if self.largest is None else self.xp.where(self.zero(H), self.largest, size)
+        if self._known is None or self._known[0] is not H:
+            size = self.xp.abs(H)
+            if self.largest is not None:
+                zero = self.zero(H)
+                if self.backend.any(zero):
+                    size = self.xp.where(zero, self.largest, size)
+            self._known = H, size
+        return self._known[1]
 
     def zero(self, H: Array) -> Array:
         """Return which unknowns have converged to zero, as consecutive corrections show."""
@@ -70,11 +75,13 @@ class SampleSizes:
             falls = falls | (tiny & (xp.abs(D) >= size))
         before = xp.zeros_like(size) if self.falls is None else self.falls
         self.falls = xp.where(falls, before + 1.0, xp.zeros_like(size))
+        self._known = None
 
     def watch_states(self, H: Array) -> None:
         """Take note of the states after a step."""
         size = self.xp.abs(H)
         self.largest = size if self.largest is None else self.xp.maximum(self.largest, size)
+        self._known = None
 
     def floor(self, terms: Array) -> Array:
         """Return the residuals that rounding and noise leave."""
@@ -98,31 +105,3 @@ class SampleSizes:
         self.noise = xp.where(
             which[:, None], noise, 0.0 * noise if self.noise is None else self.noise
         )
-
-
-class Level:
-    """The norms of the residuals of samples, in units of the terms of each equation."""
-
-    def __init__(self, xp: Any, terms: Array, floor: Array) -> None:
-        self.xp, self.floor = xp, floor
-        self.weights = 1.0 / xp.where(terms > 0.0, terms, xp.ones_like(terms))
-
-    def __call__(self, R: Array) -> Array:
-        """Return the norm for each sample."""
-        xp = self.xp
-        above = xp.maximum(xp.abs(R) - self.floor, xp.zeros_like(R))
-        return norms(xp, above * self.weights)
-
-
-def norms(xp: Any, x: Array) -> Array:
-    """Return the norm of each row."""
-    return xp.sqrt(xp.sum(x * x, axis=1))
-
-
-def ratio(xp: Any, x: Array, size: Array) -> Array:
-    """Return x / size entry by entry, where 0 / 0 is 0."""
-    if bool(xp.all(size > 0.0)):
-        return x / size
-    safe = xp.where(size > 0.0, size, xp.ones_like(size))
-    infinite = xp.where(x > 0.0, xp.full_like(x, float("inf")), xp.zeros_like(x))
-    return xp.where(size > 0.0, x / safe, infinite)
