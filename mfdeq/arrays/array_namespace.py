@@ -18,8 +18,8 @@ from scipy.linalg.blas import ddot, sdot
 from ..locks import cached_property
 from .library import HOST, Array, ArrayLibrary, host
 
-MAX_BLAS_SIZE = 2**31  # of a vector, whose entries BLAS counts in 32 bits
 MAX_SHORT_SIZE = 2**12  # of a vector whose norm BLAS computes in one call, and on one thread
+PIECE_SIZE = 2**13  # of pieces of a long vector, for which BLAS wakes no other thread
 
 
 @dataclass(frozen=True)
@@ -253,10 +253,28 @@ class ArrayNamespace:
         """Return the inner products of the columns of two (n, k) blocks, or of (n,) vectors."""
         return self.kernels.column_dots(self.xp, x, y)
 
+    # Blocks of few columns, such as null vectors. BLAS would use threads that wait for each other.
+
+    def inner_products(self, X: Array, b: Array) -> Array:
+        """Return X' b for an (n, m) block of few columns and a vector or block b."""
+        if b.ndim == 1:
+            return self.kernels.inner_products(X.T, b[:, None])[:, 0]
+        return self.kernels.inner_products(X.T, b)
+
+    def subtract_columns(self, b: Array, X: Array, h: Array) -> Array:
+        """Return b - X h for a vector or block b, which may be overwritten, with X as above."""
+        if b.ndim == 1:
+            return self.kernels.subtract_combination(b[:, None], X.T, h[:, None])[:, 0]
+        return self.kernels.subtract_combination(b, X.T, h)
+
     def is_finite(self, x: Any) -> bool:
         """Return whether all entries of a numpy array of this dtype are finite."""
-        if x.flags.forc and x.size < MAX_BLAS_SIZE:
+        if x.flags.forc:
             entries, dot = x.ravel("K"), ddot if self.itemsize == 8 else sdot
-            if not entries.shape[0] or math.isfinite(dot(entries, entries)):
-                return True  # which takes less than half the time; squares may overflow
+            for start in range(0, entries.shape[0], PIECE_SIZE):
+                piece = entries[start : start + PIECE_SIZE]
+                if not math.isfinite(dot(piece, piece)):
+                    break
+            else:  # which takes less than half the time; squares may overflow
+                return True
         return bool(host.logical_and.reduce(host.isfinite(x), axis=None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import scipy.sparse
@@ -80,6 +81,24 @@ def _is_canonical(x: Any) -> bool:
 def lines_of(x: Any) -> Any:
     """Return the row of each entry of a CSR matrix, or the column of each of a CSC matrix."""
     return host.repeat(host.arange(x.indptr.shape[0] - 1), x.indptr[1:] - x.indptr[:-1])
+
+
+def with_rows(xp: ModuleType, x: Any, rows: list[int], other: Any) -> Any:
+    """Return a CSR matrix in which the rows of another one, in this order, replace some rows."""
+    starts, others = x.indptr, other.indptr
+    entries, columns, indptr = [], [], xp.astype(starts, xp.int64)
+    begin = 0
+    for k in sorted(range(len(rows)), key=rows.__getitem__):
+        i = rows[k]
+        stop, end = int(starts[i]), int(starts[i + 1])
+        of = slice(int(others[k]), int(others[k + 1]))
+        entries += [x.data[begin:stop], other.data[of]]
+        columns += [x.indices[begin:stop], other.indices[of]]
+        indptr[i + 1 :] += of.stop - of.start - (end - stop)
+        begin = end
+    data = xp.concat([*entries, x.data[begin:]])
+    indices = xp.concat([*columns, x.indices[begin:]])
+    return type(x)((data, indices, indptr), shape=x.shape)
 
 
 def to_canonical_format(x: Any) -> Any:

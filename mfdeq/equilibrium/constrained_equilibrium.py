@@ -10,9 +10,10 @@ from ..errors import ArgumentError, ConvergenceError
 from ..linear import Reused
 from ..locks import cached_property
 from ..models.checked_linearization import CheckedLinearization
+from ..models.combined_equations import StateBlock
 from ..models.constrained import ConstrainedModel
 from ..models.curvature import CurvatureOperator
-from ..models.elimination import Projection, StateBlock
+from ..models.elimination import Projection
 from ..models.problem import Problem
 from ..operators.operator import Operator
 from ..report import SolveReport

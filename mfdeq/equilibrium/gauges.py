@@ -14,7 +14,8 @@ from typing import Any
 from ..arrays.backend import Array, array_on_host, host
 from ..errors import ConvergenceError, ModelError
 from ..models.checked_linearization import CheckedLinearization
-from ..models.elimination import Projection, StateBlock
+from ..models.combined_equations import StateBlock, combine
+from ..models.elimination import Projection
 from ..models.problem import Problem
 from ..operators.operator import Operator
 from .eliminations import eliminate
@@ -53,7 +54,7 @@ class Gauge:
         backend, right = A.backend, spaces.right
         projection = eliminate(A, spaces.left, right.T, spaces, replaces=False).on(backend)
         null = backend.from_host(right, A.shape[0])
-        return cls(A, projection.combine(A, null.T), spaces, projection, null)
+        return cls(A, combine(projection, A, null.T), spaces, projection, null)
 
     def check_params(self, B: Operator, name: str, accuracy: float) -> None:
         """Raise a `ModelError` if equations that depend on each other do not in the parameters."""

@@ -287,10 +287,7 @@ class _AutoFactor(DelegatingFactor):
         weights: Array | None = None,
     ) -> Array:
         columns = _columns(b)
-        settled = self.choice.keeps(self.solver, columns)
-        if not settled:
-            self._revise(columns)
-        current = self.current
+        settled, current = self._settled(columns), self.current
         try:
             x = current._solve_checked(b, rtol, adjoint, weights)
         except ConvergenceError as error:
@@ -299,6 +296,23 @@ class _AutoFactor(DelegatingFactor):
         if not settled:
             self._charge(columns)
         return x
+
+    def _solve_unchecked(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        columns = _columns(b)
+        settled, current = self._settled(columns), self.current
+        x = current._solve_unchecked(b, rtol, adjoint)
+        if current.stopped:
+            return super()._solve_unchecked(b, rtol, adjoint)
+        if not settled:
+            self._charge(columns)
+        return x
+
+    def _settled(self, columns: int) -> bool:
+        """Return whether the candidate in use is kept; if it is not, another one may be adopted."""
+        settled = self.choice.keeps(self.solver, columns)
+        if not settled:
+            self._revise(columns)
+        return settled
 
     def _replace_failed(self, failed: Factor, error: ConvergenceError) -> None:
         """Adopt another candidate, unless another thread has already replaced this one.

@@ -81,3 +81,6 @@ class DelegatingFactor(Factor):
 
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         return self.current._approximate(r, adjoint)
+
+    def _solve_unchecked(self, b: Array, rtol: float, adjoint: bool) -> Array:
+        return self._solve_checked(b, rtol, adjoint)  # which may replace the current factor

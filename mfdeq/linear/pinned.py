@@ -21,7 +21,7 @@ from typing import Any
 
 from ..arrays.backend import Array, array_on_host, host
 from ..errors import ArgumentError, ConvergenceError, SingularStateError
-from ..models.elimination import ReplacedEquations
+from ..models.combined_equations import ReplacedEquations
 from ..operators.operator import Operator
 from ..report import LinearCounts
 from .factor import Factor
@@ -183,12 +183,18 @@ class PinnedFactor(Factor):
 
     def approximate(self, r: Array, *, adjoint: bool = False) -> Array:
         """Apply the approximate inverse of the inner factor."""
-        return self._composed(r, adjoint, lambda b: self.inner.approximate(b, adjoint=adjoint))
+        return self._approximate_by(self.inner.approximate, r, adjoint=adjoint)
 
     def _approximate(self, r: Array, adjoint: bool) -> Array:
         # One application of the preconditioner, as with other factors.
-        inner = self.inner.working
-        return self._composed(r, adjoint, lambda b: inner._approximate(b, adjoint))
+        return self._approximate_by(self.inner.working._approximate, r, adjoint=adjoint)
+
+    def _approximate_by(self, approximate: Any, r: Array, adjoint: bool) -> Array:
+        def solve(b: Array) -> Array:
+            # It may be an array of the user's preconditioner.
+            return self.backend.copied(approximate(b, adjoint=adjoint))
+
+        return self._composed(r, adjoint, solve)
 
     def _solve_for_null_vectors(self) -> Array:
         """Return V from V0, which is W except for the identity in the pinned unknowns."""
@@ -207,11 +213,8 @@ class PinnedFactor(Factor):
             raise
 
     def _inner(self, b: Array, rtol: float, adjoint: bool) -> Array:
-        if not self.inner.iterative and b.ndim == 1:
-            # The residual with A is checked, too, and "auto" has no other solver for one column.
-            return self.inner._attempt(b, rtol, adjoint)
         try:
-            return self.inner._solve_checked(b, rtol, adjoint)
+            return self.inner._solve_unchecked(b, rtol, adjoint)  # The residual with A is checked.
         except ConvergenceError as error:
             if error.best is None:
                 raise
@@ -221,28 +224,32 @@ class PinnedFactor(Factor):
             self._progress.iterations += self.inner.iterations_of_last_solve
 
     def _composed(self, b: Array, adjoint: bool, solve: Any) -> Array:
-        """Solve with A, or with A', given solves with A_p, or with A_p'."""
-        A = self.matrix
+        """Solve with A, or with A', given solves with A_p, or with A_p', in new arrays."""
+        A, backend = self.matrix, self.backend
         if not adjoint:
             totals = A.projection.combined_values(b)
             x = solve(self._balanced(b))
-            return x + self.null @ (self.small @ (totals - A.constraints(x)))
-        totals = self.small.T @ (self.null.T @ b)
-        y = self._balanced_adjoint(solve(b - A.constraints_adjoint(totals)))
+            missing = self.small @ (totals - A.constraints(x))
+            return backend.subtract_columns(x, self.null, -missing)
+        totals = self.small.T @ backend.inner_products(self.null, b)
+        b = A.subtract_constraints_adjoint(backend.copied(b), totals)
+        y = self._balanced_adjoint(solve(b))
         return A.projection.add_combinations(y, totals)
 
     def _balanced(self, b: Array) -> Array:
         """Return b with other entries in the replaced equations, so that W'b = 0."""
-        b = self.matrix.projection.clear(b)
-        values = self.weights.T @ (self.matrix.projection.basis.T @ b)
+        projection = self.matrix.projection
+        b = projection.clear(b)
+        values = self.weights.T @ self.backend.inner_products(projection.basis, b)
         for k, i in enumerate(self.rows):
             b[i, ...] = -values[k, ...]
         return b
 
     def _balanced_adjoint(self, y: Array) -> Array:
-        """Apply the adjoint of `_balanced`, without the entries of the replaced equations."""
-        at_rows = self.backend.xp.stack([y[i, ...] for i in self.rows])
-        return y - self.matrix.projection.basis @ (self.weights @ at_rows)
+        """Apply the adjoint of `_balanced`, but for replaced equations, to an array of our own."""
+        projection = self.matrix.projection
+        values = self.weights @ projection.at_rows(y)
+        return self.backend.subtract_columns(y, projection.basis, values)
 
     # Factors for other matrices.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..arrays.backend import Array, native
+from ..operators.operator import Scaled
 from .checked_linearization import CheckedLinearization
+from .combined_equations import combine
 from .curvature import CurvatureOperator, add_curvatures, scale_curvature
 from .elimination import Projection
 from .linear_constraints import Constraints
@@ -82,13 +84,13 @@ class _Parts:
     def state_operator(self) -> Any:
         """Return A of the equations with the constraints."""
         C = self.constraints.d_state(self.h, self.theta)
-        return self.projection.combine(self.base.A, C)
+        return combine(self.projection, self.base.A, C)
 
     def d_params(self) -> Any:
         """Return the derivative with respect to the parameters."""
         lower = self.constraints.d_params(self.h, self.theta)
-        B = self.projection.combine(self.base.B, None if lower is None else -lower)
-        return B if self.sign > 0 else -B
+        B = combine(self.projection, self.base.B, None if lower is None else -lower)
+        return B if self.sign > 0 else Scaled(B, -1.0)  # which is B itself when negated again
 
     def curvature(self, lam: Array) -> CurvatureOperator:
         """Return the Hessian of the scalar product of lam with the function."""

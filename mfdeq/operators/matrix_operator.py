@@ -64,7 +64,7 @@ class Matrix(Operator):
         return Matrix(self.backend, magnitude(array))._products if small else None
 
     def _adjoint(self) -> Operator:
-        return _Transposed(self)
+        return Transposed(self)
 
     def __neg__(self) -> Operator:
         return Matrix(self.backend, negative(self.array))
@@ -109,19 +109,23 @@ class Matrix(Operator):
         return Matrix(backend, (self.array + update).tocsr())
 
 
-class _Transposed(Adjoint):
+class Transposed(Adjoint):
     """The adjoint of a `Matrix`, with known entries."""
+
+    of: Matrix
 
     @property
     def array(self) -> Any:
+        """The entries."""
         return self.of.array.T
 
     def abs_apply(self, x: Array) -> Array:
-        return self._sizes._apply(self.backend.xp.abs(x))
+        """Return |A'| |x|."""
+        return self._sizes @ self.backend.xp.abs(x)
 
     @cached_property
-    def _sizes(self) -> Matrix:
-        return Matrix(self.backend, magnitude(self.array))
+    def _sizes(self) -> Any:
+        return abs(self.of._transposed)
 
 
 class Diagonal(SelfAdjoint):

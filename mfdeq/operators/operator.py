@@ -307,6 +307,9 @@ class Scaled(Operator):
     def _apply_adjoint(self, y: Array) -> Array:
         return self.factor * self.of._apply_adjoint(y)
 
+    def __neg__(self) -> Operator:
+        return self.of if self.factor == -1.0 else Scaled(self.of, -self.factor)
+
 
 class Zero(Operator):
     """The zero operator."""

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from array_api_compat import numpy as xp
 from support.compiled_loops import any_size  # noqa: F401
 
 import mfdeq
@@ -101,9 +102,9 @@ def test_a_step_of_a_singular_block_is_not_finite_and_leaves_the_others(bad):
 def test_powers_find_the_largest_singular_values(dtype, monkeypatch):
     M, start = blocks(dtype), rows(dtype)
     expected = np.linalg.svd(M.astype(float), compute_uv=False)[:, 0]
-    by_loops = dense_blocks.iterate_powers(np, M, start, 200)
+    by_loops = dense_blocks.iterate_powers(xp, M, start, 200)
     monkeypatch.setattr(dense_blocks, "loops_pay", lambda *_: False)
-    for u, v, values in (by_loops, dense_blocks.iterate_powers(np, M, start, 200)):
+    for u, v, values in (by_loops, dense_blocks.iterate_powers(xp, M, start, 200)):
         np.testing.assert_allclose(values, expected, rtol=1e-4)
         product = (M @ u[:, :, None])[:, :, 0]
         np.testing.assert_allclose(product, values[:, None] * v, atol=1e-3)

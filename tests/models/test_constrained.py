@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from support.dependent_equations import DependentEquations, check_every_operator, random_loss
 
 import mfdeq
+from mfdeq.models import constrained_linearization
 from mfdeq.models.elimination import Projection
 from mfdeq.models.linear_constraints import Constraints
 
@@ -105,9 +106,9 @@ def without_the_row_of_multipliers(monkeypatch):
 
 
 def without_the_rows_of_constraints(monkeypatch):
-    original = Projection.combine
+    original = constrained_linearization.combine
     monkeypatch.setattr(
-        Projection, "combine", lambda self, upper, lower: original(self, upper, None)
+        constrained_linearization, "combine", lambda by, upper, _: original(by, upper, None)
     )
 
 

@@ -233,6 +233,9 @@ def check_every_operator(equations, redundant):
     agree(eq.state, equations.state)
     agree(eq.state_operator.toarray(), truth.A)
     agree(eq.param_operator.toarray(), truth.B)
+    for A in (eq.linearized.A, eq.linearized.A.H):
+        if eq.linearized.A.array is not None:  # otherwise the sizes of terms are estimated
+            agree(A.abs_apply(truth.A[0]), abs(A.toarray()) @ abs(truth.A[0]))
     agree(eq.inverse.toarray(), truth.inverse)
     agree(eq.inverse.H.toarray(), truth.inverse.T)
     agree(eq.sensitivity.toarray(), truth.Z)
