@@ -47,7 +47,7 @@ def slow(*args):
     return pytest.param(*args, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("share", [0.02, 1e-3, slow(0.2), slow(1e-4)])
+@pytest.mark.parametrize("share", [0.02, slow(1e-3), slow(0.2), slow(1e-4)])
 @pytest.mark.parametrize("case", ["3 even", slow("5 even"), slow("3 odd")])
 def test_other_branches_through_a_double_point_are_followed_with_any_step(case, share):
     n, reaction = case.split()

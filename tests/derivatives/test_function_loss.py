@@ -144,7 +144,7 @@ def test_a_gradient_of_separable_terms_takes_a_few_evaluations_at_any_size():
 
 
 def test_entries_of_the_hessian_of_a_number_are_detected_where_they_are_asked_for():
-    n = 80
+    n = 40
 
     def sparse_number(h, theta):
         return (np.diff(h) ** 2).sum() * theta[0] + (h[:3] ** 3).sum() + theta[1] ** 4

@@ -12,11 +12,6 @@ import mfdeq
 DIRECTIONS = np.random.default_rng(0).standard_normal((P, 2))
 
 
-@pytest.fixture(params=["CPU_DEVICE", "device1"])
-def place(request):
-    return Place(request.param)
-
-
 @pytest.fixture
 def _strict_library():
     with strict_library():
@@ -25,10 +20,21 @@ def _strict_library():
 
 @pytest.mark.usefixtures("_strict_library")
 @pytest.mark.parametrize(
-    ("method", "products"),
-    [("newton", False), ("anderson", False), ("picard", False), ("newton", True)],
+    ("device", "method", "products"),
+    [
+        ("device1", "newton", False),
+        ("device1", "anderson", False),
+        ("device1", "picard", False),
+        ("device1", "newton", True),
+        ("CPU_DEVICE", "newton", False),
+        pytest.param("CPU_DEVICE", "anderson", False, marks=pytest.mark.slow),
+        pytest.param("CPU_DEVICE", "picard", False, marks=pytest.mark.slow),
+        pytest.param("CPU_DEVICE", "newton", True, marks=pytest.mark.slow),
+    ],
 )
-def test_states_gradients_and_hessians_agree_with_numpy(place, method, products):
+def test_states_gradients_and_hessians_agree_with_numpy(device, method, products):
+    place = Place(device)
+
     def compute(place):
         theta = place([0.1, 0.2, -0.3])
         data = place(np.ones(2)), place(np.array([2.0, 0.5]))
