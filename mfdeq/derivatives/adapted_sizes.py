@@ -32,6 +32,9 @@ def adapt_sizes(d: Differences) -> None:
     for part, known in enumerate(d.known):
         if not bool(d.backend.xp.all(known)):
             _shorten_unknown_sizes(d, part, terms)
+            # They may be added to something larger, whose rounding does not bend f.
+            d.sizes_are_adapted = True
+            d.__dict__.pop("noises", None)
     theta, h = d.known
     for group in ((theta, h), (~theta, h & ~h), (theta & ~theta, ~h)):
         if any(bool(d.backend.xp.any(part)) for part in group):

@@ -17,6 +17,9 @@ from .steps import StepRule, measure_noise, typical_noise
 
 # Spacings of points on a line, relative to the usual step; the next is tried if values are equal.
 NOISE_SPACINGS = (1 / 8, 8.0, 512.0)
+# Differences of the slopes of a short and a long line, relative to a slope and in units of the
+# noise of the long one, from which on terms are lost in the rounding along the short one.
+LOST_SHARE, LOST_FACTOR = 0.1, 10.0
 ROUNDING_SHARE = 0.25  # least noise of an entry, in rounding units of its terms
 SHORTER_STEP = 1 / 16  # factor of a step at whose ends f has no value
 MAX_SHORTER_STEPS = 6
@@ -114,6 +117,8 @@ class Differences(ShiftedFunction):
                 noise, visible, resolved = measured
                 if resolved:
                     break
+            if self.sizes_are_adapted and bool(xp.any(~known)):
+                noise = self._noise_if_steps_are_lost((direction[0], direction[1]), noise)
             found.append((noise, visible))
         largest = xp.maximum(found[0][0], found[1][0])
         largest = xp.maximum(largest, ROUNDING_SHARE * backend.eps * self.terms)
@@ -122,6 +127,26 @@ class Differences(ShiftedFunction):
             for noise, visible in found
         )
         return theta, h
+
+    def _noise_if_steps_are_lost(self, a: Direction, noise: Array) -> Array:
+        """Return the noise at a distance, in equations some of whose terms a short step leaves.
+
+        Such terms are rounded to the same numbers. They do change along a longer line, on which f
+        is a parabola but for noise, and has another slope than the short step shows.
+        """
+        xp, unit = self.backend.xp, self.backend.eps ** (1 / 3)
+        near, far = NOISE_SPACINGS[0] * unit, NOISE_SPACINGS[-1] * unit
+        short, long = self.by_difference(a, near), self.by_difference(a, far)
+        if short is None or long is None:
+            return noise
+        differ = abs(short - long) > LOST_SHARE * xp.maximum(abs(short), abs(long))
+        step = (far * a[0], far * a[1])
+        if not bool(xp.any(differ)) or not (
+            measured := measure_noise(self.backend, functools.partial(self._trial_along, step))
+        ):
+            return noise
+        differ = differ & (far * abs(short - long) > LOST_FACTOR * measured[0])
+        return xp.where(differ, xp.maximum(noise, measured[0]), noise)
 
     def _trial_along(self, a: Direction, t: float) -> Array | None:
         return self.trial(shift(None, a, t))

@@ -87,9 +87,7 @@ class DirectionalDerivatives(Differences):
                 self._follow_noise()
             adapt_sizes(self)
             if not all(self.backend.all(known) for known in self.known):
-                # They may be added to something larger, whose rounding is noise.
-                self.sizes_are_adapted = True
-                self.__dict__.pop("noises", None)
+                self.__dict__.pop("noises", None)  # which are those of longer sizes
                 if rule.relative_step is None:
                     self._follow_noise()
         if not self.complex_step:

@@ -138,6 +138,24 @@ def test_small_displacements_that_are_added_to_positions_have_their_derivatives(
     assert real or eq.report.derivatives["d_state"] == "the complex step"
 
 
+@pytest.mark.filterwarnings("default::mfdeq.AccuracyWarning")  # digits that differences lose
+@pytest.mark.parametrize("load", [1e-6, 1e-9, 1e-11])
+def test_terms_that_are_added_after_others_cancel_do_not_hide_those(load):
+    """A step that 1 + h leaves as it is may change the last term, which is added to zero."""
+    n = 6
+    K = 2.0 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
+
+    def f(h, theta):
+        h = np.array([float(x) for x in h])
+        return K @ h + 0.1 * (h + 1.0) ** 3 - 0.1 - 0.3 * h - load * float(theta[0])
+
+    model = mfdeq.from_function(f, n, 1, "residual", initial_state=np.zeros(n))
+    A = model.linearize(np.zeros(n), np.ones(1)).d_state.toarray()
+    np.testing.assert_allclose(A, K, atol=2e-3)
+    eq = mfdeq.solve(model, np.ones(1))
+    np.testing.assert_allclose(eq.state, np.linalg.solve(K, np.full(n, load)), rtol=1e-4)
+
+
 @pytest.mark.parametrize("size", [1e-6, 1e-9])
 def test_a_row_in_which_one_of_two_variables_is_lost_in_rounding(size):
     def cancelling(h, theta):
