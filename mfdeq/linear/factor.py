@@ -317,10 +317,9 @@ class Factor:
     def _components(self) -> Components | None:
         if self.A.array is None:
             return None
-        found = vars(self.A)  # where the copies of this factor find them, too
-        if "components" not in found:
-            found["components"] = components_of(self.A.array)
-        return found["components"]
+        if "components" not in (known := vars(self.A)):  # where copies of this factor find them
+            known["components"] = components_of(self.A.array)
+        return known["components"]
 
     def _weights(self, b: Array, adjoint: bool) -> Array | None:
         """Return weights in which the residuals for b have no units, (N,) or (N, k); None: ones."""

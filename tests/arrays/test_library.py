@@ -180,6 +180,7 @@ def test_no_module_outside_arrays_knows_an_array_library_by_name(module):
         "arrays/diagonal_loops.py": {"numpy"},
         "arrays/dense_blocks.py": {"numpy"},
         "arrays/block_loops.py": {"numpy"},
+        "arrays/sample_loops.py": {"numpy"},
     }
     known = {"numpy", "cupy", "cupyx"} & set(names_in(PACKAGE / module))
     assert known == expected.get(module, set())
