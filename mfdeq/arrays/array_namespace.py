@@ -16,10 +16,10 @@ import array_api_compat as compat
 from scipy.linalg.blas import ddot, sdot
 
 from ..locks import cached_property
+from .kernels import PIECE_SIZE
 from .library import HOST, Array, ArrayLibrary, host
 
 MAX_SHORT_SIZE = 2**12  # of a vector whose norm BLAS computes in one call, and on one thread
-PIECE_SIZE = 2**13  # of pieces of a long vector, for which BLAS wakes no other thread
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,9 @@ class ArrayNamespace:
 
     def dot(self, x: Array, y: Array) -> float:
         """Return the inner product of two (n,) vectors."""
-        return float(host.dot(x, y) if type(x) is host.ndarray else self.xp.vecdot(x, y))
+        if type(x) is host.ndarray and x.shape[0] <= PIECE_SIZE:
+            return float(host.dot(x, y))
+        return float(self.kernels.column_dots(self.xp, x, y))
 
     def column_norms(self, x: Array) -> Array:
         """Return the Euclidean norms of the columns of an (n, k) block, or of an (n,) vector."""

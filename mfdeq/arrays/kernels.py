@@ -20,6 +20,7 @@ Array = Any
 MAX_BLOCK_COLUMNS = 16  # columns in one block product
 MAX_BLOCK_ENTRIES = 16_000_000  # entries in one block product
 PIECE_COLUMNS = 2048  # columns of the rows of a basis in one product
+PIECE_SIZE = 2**13  # of a vector, or of pieces of it, for which BLAS wakes no other thread
 CACHE_ENTRIES = 32_768  # entries of each of several arrays that fit in a cache together
 
 
@@ -30,8 +31,11 @@ def inner_loops(rows: int) -> AbstractContextManager[Any]:
 
 def column_dots(xp: ModuleType, x: Array, y: Array) -> Array:
     """Return the inner products of the columns of two (n, k) blocks, or of (n,) vectors."""
-    # einsum is not in the array API standard, but in numpy it needs no temporary array.
+    # einsum is not in the array API standard, but in numpy it needs no temporary array, and wakes
+    # no threads of BLAS, which stay busy for milliseconds after the product of two long vectors.
     einsum = getattr(xp, "einsum", None)
+    if x.ndim == 1 and x.shape[0] > PIECE_SIZE and einsum is not None:
+        return einsum("i,i->", x, y)
     if x.ndim == 1 or x.shape[1] == 1 or einsum is None:
         return xp.vecdot(x, y, axis=-x.ndim)  # the standard allows negative axes only
     return einsum("ij,ij->j", x, y)

@@ -151,7 +151,7 @@ def state_changes(
     R = problem.residual(h)
     x, w = smallest.right, smallest.left / smallest.value
     # Along x the two errors are w'R and w'(rounding of R): give them the same sign.
-    sign = 1.0 if float(xp.vecdot(w, R)) >= 0.0 else -1.0
+    sign = 1.0 if backend.dot(w, R) >= 0.0 else -1.0
     rounding = sign * xp.sign(w) * problem.rounding(h, R, factor.A)
     of_both = _solve_roughly(factor, smallest, R + rounding)
     change = _contraction(factor, smallest, h, problem, R, of_both)
@@ -161,7 +161,7 @@ def state_changes(
 
     def change_between(after: CheckedLinearization, state: Array) -> float:
         nonlocal along
-        change = abs(float(xp.vecdot(after.A._apply_adjoint(w) - before, x)))
+        change = abs(backend.dot(after.A._apply_adjoint(w) - before, x))
         if scaling.rows is None:
             return change
         step = h - state
@@ -212,5 +212,5 @@ def _solve_roughly(factor: Factor, smallest: SmallestSingular, b: Array) -> Arra
         x = factor.approximate(b) if error.best is None else error.best
     if not factor.iterative:
         return x
-    along = float(factor.backend.xp.vecdot(smallest.left, b - factor.A._apply(x)))
+    along = factor.backend.dot(smallest.left, b - factor.A._apply(x))
     return x + along / smallest.value * smallest.right

@@ -118,7 +118,7 @@ def examine(
         singularity = describe(problem, h, linearized, null, digits=digits, factor=factor)
         report.digits_left, report.uniqueness = digits, f"no: {singularity.kind}"
         right, left = null.unscaled
-        value = abs(float(A.backend.xp.vecdot(left, A._apply(right))))
+        value = abs(A.backend.dot(left, A._apply(right)))
         report.smallest_singular = value
         return Examined(factor, SmallestSingular(value, left, right), False, singularity)
 

@@ -32,7 +32,7 @@ def rounding_digits(A: Operator, x: Array, w: Array) -> float:
     R. D. Skeel, Scaling for numerical stability in Gaussian elimination, J. ACM 26 (1979).
     """
     backend = A.backend
-    condition = float(backend.xp.vecdot(backend.xp.abs(w), A.abs_apply(x)))
+    condition = backend.dot(backend.xp.abs(w), A.abs_apply(x))
     return -math.log10(backend.eps * max(condition, 1.0))
 
 

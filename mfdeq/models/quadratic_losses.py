@@ -155,7 +155,7 @@ class LeastSquares(QuadraticLoss):
         backend = Backend.of(h)
         observations = self.converted(backend, h.shape[0])
         misfit = observations.misfit(h)
-        return 0.5 * float(backend.xp.vecdot(observations.weights * misfit, misfit))
+        return 0.5 * backend.dot(observations.weights * misfit, misfit)
 
     def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
         """Return (0, Oᵀ W (O h − d))."""
@@ -293,7 +293,7 @@ class QuadraticPrior(QuadraticLoss):
 
     def _evaluate(self, h: Array, theta: Array) -> float:
         precision, deviation = self._deviation(theta)
-        return 0.5 * float(Backend.of(theta).xp.vecdot(deviation, precision._apply(deviation)))
+        return 0.5 * Backend.of(theta).dot(deviation, precision._apply(deviation))
 
     def gradients(self, h: Array, theta: Array) -> tuple[Array, Array]:
         """Return (R (θ − μ), 0)."""

@@ -122,7 +122,7 @@ class ShiftedNewton(Direction):
 
     def __call__(self, theta: Array, g: Array, forcing: float) -> tuple[Array, int, str]:
         """Compute a descent direction."""
-        H, xp = self.objective.hessian(theta), self.backend.xp
+        H, dot = self.objective.hessian(theta), self.backend.dot
         steepest = -g if self.metric is None else -self.metric.solve(g)
         if H is None:
             return steepest, 0, f"steepest descent: no Hessian, {self.objective.failure}"
@@ -136,8 +136,8 @@ class ShiftedNewton(Direction):
                 return -inverse._apply(g), 0, how
             if shift == 0.0:
                 Hp = self.objective.product(H, steepest, CURVATURE_ACCURACY)
-                curvature = abs(float(xp.vecdot(steepest, Hp)))
-                shift = FIRST_SHIFT_FACTOR * curvature / -float(xp.vecdot(steepest, g)) or 1.0
+                curvature = abs(dot(steepest, Hp))
+                shift = FIRST_SHIFT_FACTOR * curvature / -dot(steepest, g) or 1.0
             else:
                 shift *= SHIFT_FACTOR
         return steepest, 0, "steepest descent: no shift made the Hessian definite"
@@ -197,6 +197,6 @@ class LBFGS(Direction):
 
     def update(self, step: Array, change: Array) -> None:
         """Store a step and its change of the gradient, if its curvature is positive."""
-        sy = float(self.backend.xp.vecdot(step, change))
+        sy = self.backend.dot(step, change)
         if sy > MIN_PAIR_CURVATURE * self.norm.length(step) * self.norm(change):
             self.pairs.append((step, change, sy))

@@ -81,7 +81,7 @@ def armijo_search(setting: Setting, at: Iterate, p: Array) -> Trial | None:
     1966.
     """
     objective, backend, value = setting.objective, setting.backend, at.value
-    slope, t = float(backend.xp.vecdot(at.gradient, p)), 1.0
+    slope, t = backend.dot(at.gradient, p), 1.0
     if not slope < 0.0:
         return None
     noise = LOSS_ROUNDING_FACTOR * backend.eps * abs(value)
@@ -116,7 +116,7 @@ def wolfe_search(setting: Setting, at: Iterate, p: Array) -> Trial | None:
     2.6.
     """
     objective, backend, value = setting.objective, setting.backend, at.value
-    start = float(backend.xp.vecdot(at.gradient, p))
+    start = backend.dot(at.gradient, p)
     if not start < 0.0:
         return None
     low, at_low, slope = 0.0, value, start
@@ -135,7 +135,7 @@ def wolfe_search(setting: Setting, at: Iterate, p: Array) -> Trial | None:
             high, rejected = t, rejected + 1
             t = low + (high - low) * _parabola_minimum(new - at_low, slope * (high - low))
             continue
-        best, new_slope = Trial(trial, new, trial_g, rejected), float(backend.xp.vecdot(trial_g, p))
+        best, new_slope = Trial(trial, new, trial_g, rejected), backend.dot(trial_g, p)
         if new_slope >= WOLFE_CONSTANT * start:
             return best
         low, at_low, slope = t, new, new_slope

@@ -77,7 +77,7 @@ def steihaug(
     """
 
     def dot(x: Array, y: Array) -> float:
-        return float(backend.xp.vecdot(x, y))
+        return backend.dot(x, y)
 
     p, r = backend.zeros(*g.shape), g
     z = precondition(r)
