@@ -129,10 +129,10 @@ class Differences(ShiftedFunction):
         return theta, h
 
     def _noise_if_steps_are_lost(self, a: Direction, noise: Array) -> Array:
-        """Return the noise at a distance, in equations some of whose terms a short step leaves.
+        """Return the noise along a longer line where rounding hides some terms from a short step.
 
-        Such terms are rounded to the same numbers. They do change along a longer line, on which f
-        is a parabola but for noise, and has another slope than the short step shows.
+        A short step leaves such terms as they are. A longer line changes them: f is a parabola on
+        it, but for noise, and has another slope than the short step shows.
         """
         xp, unit = self.backend.xp, self.backend.eps ** (1 / 3)
         near, far = NOISE_SPACINGS[0] * unit, NOISE_SPACINGS[-1] * unit

@@ -311,7 +311,8 @@ class Factor:
     @cached_property
     def scaling(self) -> Scaling:
         """The diagonals R and C such that the rows and columns of R A C are of similar size."""
-        return scaling_of(self.A)
+        A = self.A
+        return Scaling.from_scales(A) if A.array is None else Scaling.of_operator(A)
 
     @cached_property
     def _components(self) -> Components | None:
@@ -395,8 +396,3 @@ class Factor:
         progress.stopped, progress.iterations, progress.history = "", 0, []
         self.counts.history = progress.history
         return self._attempt(b, rtol, adjoint)
-
-
-def scaling_of(A: Operator) -> Scaling:
-    """Return the scaling by which residuals of solves with A are judged."""
-    return Scaling.from_scales(A) if A.array is None else Scaling.of_operator(A)

@@ -152,7 +152,7 @@ class Projection:
         return self.cleared(self.backend.copied(x))
 
     def cleared(self, x: Array) -> Array:
-        """Set entries of the equations that constraints replace to zero in place."""
+        """Return x after its entries in the equations that constraints replace are set to zero."""
         for i in self.rows or ():
             x[i, ...] = 0.0
         return x

@@ -97,7 +97,7 @@ class TrustRegion(Method):
 
         def predicted_decrease(by: ReducedOperator, step: Array) -> float:
             Hs = objective.product(by, step, forcing)
-            return -float(xp.vecdot(g, step) + 0.5 * xp.vecdot(step, Hs))
+            return -(backend.dot(g, step) + 0.5 * backend.dot(step, Hs))
 
         path = None if at.gauss_newton else objective.attempt(model_step, H)
         if path is None:
